@@ -1,0 +1,35 @@
+//go:build deps
+
+package deps
+
+import (
+	_ "github.com/ThalesGroup/crypto11"
+	_ "github.com/golang/snappy"
+	_ "github.com/google/go-cmp/cmp"
+	_ "github.com/hashicorp/golang-lru/v2"
+	_ "github.com/klauspost/compress/zstd"
+	_ "github.com/miekg/pkcs11"
+	_ "github.com/open-policy-agent/opa/v1/ast"
+	_ "github.com/open-policy-agent/opa/v1/bundle"
+	_ "github.com/open-policy-agent/opa/v1/rego"
+	_ "github.com/open-policy-agent/opa/v1/tester"
+	_ "github.com/open-policy-agent/opa/v1/topdown"
+	_ "github.com/prometheus/client_golang/prometheus"
+	_ "github.com/prometheus/client_golang/prometheus/promhttp"
+	_ "github.com/prometheus/client_golang/prometheus/testutil"
+	_ "github.com/rogpeppe/go-internal/testscript"
+	_ "github.com/spf13/cobra"
+	_ "github.com/spf13/cobra/doc"
+	_ "github.com/syndtr/goleveldb/leveldb"
+	_ "go.yaml.in/yaml/v3"
+	_ "golang.org/x/crypto/hkdf"
+	_ "golang.org/x/sync/errgroup"
+	_ "golang.org/x/sync/singleflight"
+	_ "golang.org/x/sys/unix"
+	_ "golang.org/x/term"
+	_ "golang.org/x/time/rate"
+	_ "google.golang.org/grpc"
+	_ "google.golang.org/grpc/credentials"
+	_ "google.golang.org/grpc/health/grpc_health_v1"
+	_ "pgregory.net/rapid"
+)
