@@ -1,0 +1,44 @@
+# Strongroom. `make quickstart` and `make test` are the two that a fresh machine needs.
+
+GO      ?= go
+BIN     := bin
+VERSION := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -X strongroom/appliance/version.Version=$(VERSION)
+export CGO_ENABLED = 1
+
+.PHONY: setup build quickstart test race bench fuzz lint generate clean
+
+setup: ## install what building and testing needs
+	@scripts/setup
+
+build: setup ## build the binaries into bin/
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/strongroom ./examples/asset-go
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/strongroom-audit
+
+quickstart: build ## a network, real transactions, sealed bytes, verified provenance
+	@examples/quickstart.sh
+
+test: build ## all tests
+	$(GO) test -timeout 20m ./...
+
+race: setup ## the tests of concurrent code under the race detector
+	$(GO) test -race -timeout 30m ./bccsp/... ./msp/... ./policy/... ./acl/... ./channel/... ./chaincode/... ./ordering/... ./ledger/... ./appliance/...
+
+bench: setup ## the figures of docs/performance.md
+	$(GO) test -run '^$$' -bench . -benchtime 2s ./bccsp/... ./policy ./acl ./ledger/... ./channel ./chaincode ./ordering
+
+FUZZTIME ?= 10s
+fuzz: setup ## each fuzz target for FUZZTIME
+	@scripts/fuzz $(FUZZTIME)
+
+lint: setup ## formatting, vet, staticcheck
+	@test -z "$$(gofmt -l $$(git ls-files '*.go' | grep -v '\.pb\.go$$'))" || { gofmt -l $$(git ls-files '*.go' | grep -v '\.pb\.go$$'); echo 'lint: run gofmt -w on these'; exit 1; }
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+
+generate: ## generated code, reproducibly
+	$(GO) generate ./...
+
+clean: ## what was built or run here
+	-@test ! -x $(BIN)/strongroom || $(BIN)/strongroom dev down --dir dev 2>/dev/null
+	rm -rf $(BIN) dev

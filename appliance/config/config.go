@@ -1,0 +1,421 @@
+// Package config is the configuration of Strongroom's processes: one YAML file for
+// each, decoded strictly, overridden by the environment.
+//
+// Every scalar field can be set by an environment variable whose name is
+// STRONGROOM and the field's YAML names in capitals, joined by underscores:
+// node.mspId is STRONGROOM_NODE_MSPID. Paths in a file are relative to its folder.
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strconv"
+	"strings"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// Peer configures `strongroom peer`.
+type Peer struct {
+	Node       Node       `yaml:"node"`
+	Token      Token      `yaml:"token"`
+	Listen     Listen     `yaml:"listen"`
+	Operations Operations `yaml:"operations"`
+	Data       string     `yaml:"data"`
+	Ordering   Ordering   `yaml:"ordering"`
+	Peers      []Remote   `yaml:"peers"`
+	Chaincode  Chaincode  `yaml:"chaincode"`
+	Policy     Policy     `yaml:"policy"`
+	Log        Log        `yaml:"log"`
+}
+
+// Orderer configures `strongroom orderer`.
+type Orderer struct {
+	Node       Node       `yaml:"node"`
+	Token      Token      `yaml:"token"`
+	Listen     Listen     `yaml:"listen"`
+	Operations Operations `yaml:"operations"`
+	Data       string     `yaml:"data"`
+	// Genesis blocks of the channels to serve; each is joined once.
+	Genesis []string `yaml:"genesis"`
+	Policy  Policy   `yaml:"policy"`
+	Log     Log      `yaml:"log"`
+}
+
+// Client configures the commands that talk to a peer: who asks, and whom.
+type Client struct {
+	Node    Node   `yaml:"node"`
+	Token   Token  `yaml:"token"`
+	Peer    Remote `yaml:"peer"`
+	Orderer Remote `yaml:"orderer"`
+}
+
+// Node is an identity: a certificate and the label of its private key in the token.
+type Node struct {
+	Name        string `yaml:"name"`
+	MSPID       string `yaml:"mspId"`
+	MSP         string `yaml:"msp"`         // folder of the organisation's MSP (cacerts, config.yaml, …)
+	Certificate string `yaml:"certificate"` // PEM file
+	Key         string `yaml:"key"`         // label of the private key in the token
+}
+
+// Token selects a PKCS#11 token and says how to log in.
+type Token struct {
+	Module      string            `yaml:"module"`
+	Label       string            `yaml:"label"`
+	Serial      string            `yaml:"serial"`
+	PIN         PIN               `yaml:"pin"`
+	Sessions    int               `yaml:"sessions"`
+	KeyCache    int               `yaml:"keyCache"`
+	CallTimeout Duration          `yaml:"callTimeout"`
+	WrappingKey string            `yaml:"wrappingKey"`
+	Environment map[string]string `yaml:"environment"` // set before the module is loaded, for example SOFTHSM2_CONF
+}
+
+// PIN says where the token's PIN comes from: exactly one of the three.
+type PIN struct {
+	File       string `yaml:"file"`
+	Env        string `yaml:"env"`
+	Credential string `yaml:"credential"` // name of a systemd credential
+}
+
+// Listen is a gRPC endpoint. TLS is always on; its key is in the token.
+type Listen struct {
+	Address         string   `yaml:"address"`
+	TLSCertificate  string   `yaml:"tlsCertificate"`
+	TLSKey          string   `yaml:"tlsKey"` // label of the private key in the token
+	ClientCAs       []string `yaml:"clientCAs"`
+	MaxMessageBytes int      `yaml:"maxMessageBytes"`
+	MaxConcurrent   int      `yaml:"maxConcurrent"` // calls at once on one connection
+}
+
+// Operations is the HTTP endpoint for health, metrics and version.
+type Operations struct {
+	Address string `yaml:"address"`
+}
+
+// Ordering lets a peer run an embedded ordering service, or overrides where the
+// ordering service of its channels is.
+type Ordering struct {
+	Embedded  bool     `yaml:"embedded"`
+	Genesis   []string `yaml:"genesis"`
+	Endpoints []Remote `yaml:"endpoints"`
+}
+
+// Remote is another node's gRPC endpoint.
+type Remote struct {
+	MSPID      string `yaml:"mspId"`
+	Address    string `yaml:"address"`
+	TLSCACert  string `yaml:"tlsCACert"`
+	ServerName string `yaml:"serverName"`
+}
+
+// Chaincode bounds the execution of chaincode.
+type Chaincode struct {
+	ExecuteTimeout Duration `yaml:"executeTimeout"`
+	DevMode        bool     `yaml:"devMode"` // accept chaincode that dials in
+}
+
+// Policy names a security team's own Rego.
+type Policy struct {
+	Layers map[string]string `yaml:"layers"` // appliance, ordering, channel, chaincode, function: a Rego file each
+}
+
+// Log says how to log.
+type Log struct {
+	Format string `yaml:"format"` // text or json
+	Level  string `yaml:"level"`  // debug, info, warn, error
+}
+
+// Duration is a time.Duration that YAML writes as "10s".
+type Duration time.Duration
+
+// UnmarshalText reads a duration as time.ParseDuration does.
+func (d *Duration) UnmarshalText(text []byte) error {
+	v, err := time.ParseDuration(string(text))
+	if err != nil {
+		return fmt.Errorf("duration %q: write it as 500ms, 10s or 2m", text)
+	}
+	*d = Duration(v)
+	return nil
+}
+
+// Or returns the duration, or def when it is zero.
+func (d Duration) Or(def time.Duration) time.Duration {
+	if d == 0 {
+		return def
+	}
+	return time.Duration(d)
+}
+
+// LoadPeer reads and checks a peer's configuration.
+func LoadPeer(path string) (*Peer, error) {
+	c := &Peer{}
+	if err := load(path, c); err != nil {
+		return nil, err
+	}
+	return c, wrap(path, errors.Join(
+		c.Node.validate("node", true),
+		c.Token.validate("token"),
+		c.Listen.validate("listen"),
+		required("data", c.Data),
+		c.Ordering.validate(),
+		validateRemotes("peers", c.Peers, true),
+		c.Policy.validate(),
+		c.Log.validate(),
+	))
+}
+
+// LoadOrderer reads and checks an ordering node's configuration.
+func LoadOrderer(path string) (*Orderer, error) {
+	c := &Orderer{}
+	if err := load(path, c); err != nil {
+		return nil, err
+	}
+	return c, wrap(path, errors.Join(
+		c.Node.validate("node", false),
+		c.Token.validate("token"),
+		c.Listen.validate("listen"),
+		required("data", c.Data),
+		c.Policy.validate(),
+		c.Log.validate(),
+	))
+}
+
+// LoadClient reads and checks the configuration of an operator's command.
+func LoadClient(path string) (*Client, error) {
+	c := &Client{}
+	if err := load(path, c); err != nil {
+		return nil, err
+	}
+	return c, wrap(path, errors.Join(
+		c.Node.validate("node", false),
+		c.Token.validate("token"),
+		c.Peer.validate("peer"),
+	))
+}
+
+func (n *Node) validate(at string, needMSP bool) error {
+	errs := []error{
+		required(at+".mspId", n.MSPID),
+		required(at+".certificate", n.Certificate),
+		required(at+".key", n.Key),
+	}
+	if needMSP {
+		errs = append(errs, required(at+".msp", n.MSP))
+	}
+	return errors.Join(errs...)
+}
+
+func (t *Token) validate(at string) error {
+	errs := []error{required(at+".module", t.Module)}
+	if (t.Label == "") == (t.Serial == "") {
+		errs = append(errs, fmt.Errorf("%s: set either label or serial", at))
+	}
+	set := 0
+	for _, s := range []string{t.PIN.File, t.PIN.Env, t.PIN.Credential} {
+		if s != "" {
+			set++
+		}
+	}
+	if set != 1 {
+		errs = append(errs, fmt.Errorf("%s.pin: set exactly one of file, env and credential", at))
+	}
+	if t.Sessions < 0 {
+		errs = append(errs, fmt.Errorf("%s.sessions is %d: leave it out or set at least 1", at, t.Sessions))
+	}
+	return errors.Join(errs...)
+}
+
+func (l *Listen) validate(at string) error {
+	return errors.Join(
+		required(at+".address", l.Address),
+		required(at+".tlsCertificate", l.TLSCertificate),
+		required(at+".tlsKey", l.TLSKey),
+	)
+}
+
+func (o *Ordering) validate() error {
+	if o.Embedded && len(o.Genesis) == 0 {
+		return errors.New("ordering.genesis: name the genesis block of each channel that the embedded ordering service serves")
+	}
+	return validateRemotes("ordering.endpoints", o.Endpoints, false)
+}
+
+func validateRemotes(at string, remotes []Remote, needMSP bool) error {
+	var errs []error
+	for i := range remotes {
+		place := fmt.Sprintf("%s[%d]", at, i)
+		errs = append(errs, remotes[i].validate(place))
+		if needMSP {
+			errs = append(errs, required(place+".mspId", remotes[i].MSPID))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (r *Remote) validate(at string) error {
+	return errors.Join(required(at+".address", r.Address), required(at+".tlsCACert", r.TLSCACert))
+}
+
+// Layers that a policy file can be given for, in the order in which they are asked.
+var Layers = []string{"appliance", "ordering", "channel", "chaincode", "function"}
+
+func (p *Policy) validate() error {
+	for layer := range p.Layers {
+		known := false
+		for _, l := range Layers {
+			known = known || l == layer
+		}
+		if !known {
+			return fmt.Errorf("policy.layers: %q is not a layer: use %s", layer, strings.Join(Layers, ", "))
+		}
+	}
+	return nil
+}
+
+func (l *Log) validate() error {
+	switch l.Format {
+	case "", "text", "json":
+	default:
+		return fmt.Errorf("log.format is %q: use text or json", l.Format)
+	}
+	switch l.Level {
+	case "", "debug", "info", "warn", "error":
+	default:
+		return fmt.Errorf("log.level is %q: use debug, info, warn or error", l.Level)
+	}
+	return nil
+}
+
+func required(field, value string) error {
+	if value == "" {
+		return fmt.Errorf("%s is missing", field)
+	}
+	return nil
+}
+
+func wrap(path string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("configuration %s: %w", path, err)
+}
+
+// load decodes a file strictly, applies the environment, and makes the paths in it
+// absolute.
+func load(path string, into any) error {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return fmt.Errorf("read configuration: %w", err)
+	}
+	dec := yaml.NewDecoder(bytes.NewReader(data))
+	dec.KnownFields(true)
+	if err := dec.Decode(into); err != nil {
+		return wrap(path, err)
+	}
+	if err := override(reflect.ValueOf(into).Elem(), "STRONGROOM", os.LookupEnv); err != nil {
+		return err
+	}
+	dir, err := filepath.Abs(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	resolve(into, dir)
+	return nil
+}
+
+// override sets each scalar field whose environment variable is present.
+func override(v reflect.Value, prefix string, lookup func(string) (string, bool)) error {
+	t := v.Type()
+	for i := range t.NumField() {
+		name := prefix + "_" + strings.ToUpper(t.Field(i).Tag.Get("yaml"))
+		field := v.Field(i)
+		if field.Kind() == reflect.Struct {
+			if err := override(field, name, lookup); err != nil {
+				return err
+			}
+			continue
+		}
+		value, ok := lookup(name)
+		if !ok {
+			continue
+		}
+		var err error
+		switch p := field.Addr().Interface().(type) {
+		case *string:
+			*p = value
+		case *int:
+			*p, err = strconv.Atoi(value)
+		case *bool:
+			*p, err = strconv.ParseBool(value)
+		case *Duration:
+			err = p.UnmarshalText([]byte(value))
+		default:
+			err = errors.New("lists and maps are set in the file only")
+		}
+		if err != nil {
+			return fmt.Errorf("environment variable %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// resolve makes the file names of a configuration absolute.
+func resolve(c any, dir string) {
+	abs := func(paths ...*string) {
+		for _, p := range paths {
+			if *p != "" && !filepath.IsAbs(*p) {
+				*p = filepath.Join(dir, *p)
+			}
+		}
+	}
+	list := func(paths []string) {
+		for i := range paths {
+			abs(&paths[i])
+		}
+	}
+	node := func(n *Node, t *Token) {
+		abs(&n.MSP, &n.Certificate, &t.PIN.File)
+		for k, v := range t.Environment {
+			if strings.HasPrefix(v, "./") {
+				t.Environment[k] = filepath.Join(dir, v)
+			}
+		}
+	}
+	remotes := func(rs []Remote) {
+		for i := range rs {
+			abs(&rs[i].TLSCACert)
+		}
+	}
+	layers := func(p *Policy) {
+		for k, v := range p.Layers {
+			abs(&v)
+			p.Layers[k] = v
+		}
+	}
+	switch c := c.(type) {
+	case *Peer:
+		node(&c.Node, &c.Token)
+		abs(&c.Listen.TLSCertificate, &c.Data)
+		list(c.Listen.ClientCAs)
+		list(c.Ordering.Genesis)
+		remotes(c.Ordering.Endpoints)
+		remotes(c.Peers)
+		layers(&c.Policy)
+	case *Orderer:
+		node(&c.Node, &c.Token)
+		abs(&c.Listen.TLSCertificate, &c.Data)
+		list(c.Listen.ClientCAs)
+		list(c.Genesis)
+		layers(&c.Policy)
+	case *Client:
+		node(&c.Node, &c.Token)
+		abs(&c.Peer.TLSCACert, &c.Orderer.TLSCACert)
+	}
+}

@@ -1,0 +1,94 @@
+package operations
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+)
+
+// Metrics are the node's measurements. Their names are part of what operators
+// build on: docs/operator.md lists them.
+type Metrics struct {
+	Registry *prometheus.Registry
+
+	hsm       *prometheus.HistogramVec
+	hsmErrors *prometheus.CounterVec
+	hsmWait   prometheus.Histogram
+	stage     *prometheus.HistogramVec
+	height    *prometheus.GaugeVec
+	decisions *prometheus.CounterVec
+	decide    prometheus.Histogram
+	proposals *prometheus.HistogramVec
+	broadcast *prometheus.CounterVec
+}
+
+// NewMetrics makes a registry with the node's and the Go runtime's measurements.
+func NewMetrics() *Metrics {
+	fast := prometheus.ExponentialBuckets(0.00002, 2.5, 14) // 20 µs to 3 s
+	m := &Metrics{
+		Registry: prometheus.NewRegistry(),
+		hsm: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "strongroom_hsm_operation_seconds", Help: "HSM operations by kind, without the wait for a session.", Buckets: fast}, []string{"operation"}),
+		hsmErrors: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "strongroom_hsm_errors_total", Help: "HSM operations that failed, by kind. A false signature is no failure."}, []string{"operation"}),
+		hsmWait: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "strongroom_hsm_session_wait_seconds", Help: "Wait for a free session of the pool.", Buckets: fast}),
+		stage: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "strongroom_commit_stage_seconds", Help: "Stages of validation and commit of a block.", Buckets: fast}, []string{"channel", "stage"}),
+		height: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "strongroom_ledger_height", Help: "Blocks in the channel's ledger."}, []string{"channel"}),
+		decisions: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "strongroom_decisions_total", Help: "Access decisions by resource, layer that decided, and outcome."}, []string{"resource", "layer", "outcome"}),
+		decide: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "strongroom_decision_seconds", Help: "Time of an access decision.", Buckets: prometheus.ExponentialBuckets(0.0000002, 4, 12)}),
+		proposals: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "strongroom_proposal_seconds", Help: "Proposals by outcome.", Buckets: fast}, []string{"outcome"}),
+		broadcast: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "strongroom_ordering_messages_total", Help: "Messages to the ordering service by channel and status."}, []string{"channel", "status"}),
+	}
+	m.Registry.MustRegister(m.hsm, m.hsmErrors, m.hsmWait, m.stage, m.height, m.decisions, m.decide, m.proposals, m.broadcast,
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return m
+}
+
+// HSM records one operation of a token.
+func (m *Metrics) HSM(operation string, d time.Duration, err error) {
+	m.hsm.WithLabelValues(operation).Observe(d.Seconds())
+	if err != nil {
+		m.hsmErrors.WithLabelValues(operation).Inc()
+	}
+}
+
+// HSMWait records the wait for a session.
+func (m *Metrics) HSMWait(d time.Duration) { m.hsmWait.Observe(d.Seconds()) }
+
+// Stage records one stage of a block's way into the ledger.
+func (m *Metrics) Stage(channel, stage string, d time.Duration) {
+	m.stage.WithLabelValues(channel, stage).Observe(d.Seconds())
+}
+
+// Height records a channel's height.
+func (m *Metrics) Height(channel string, height uint64) {
+	m.height.WithLabelValues(channel).Set(float64(height))
+}
+
+// Decision records an access decision.
+func (m *Metrics) Decision(resource, layer string, allowed bool, d time.Duration) {
+	outcome := "denied"
+	if allowed {
+		outcome = "allowed"
+	}
+	m.decisions.WithLabelValues(resource, layer, outcome).Inc()
+	m.decide.Observe(d.Seconds())
+}
+
+// Proposal records a proposal's time and outcome.
+func (m *Metrics) Proposal(outcome string, d time.Duration) {
+	m.proposals.WithLabelValues(outcome).Observe(d.Seconds())
+}
+
+// Broadcast records a message to the ordering service.
+func (m *Metrics) Broadcast(channel, status string) {
+	m.broadcast.WithLabelValues(channel, status).Inc()
+}

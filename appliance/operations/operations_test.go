@@ -1,0 +1,87 @@
+package operations_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"strings"
+	"testing"
+
+	"strongroom/appliance/operations"
+)
+
+func serve(t *testing.T) (*operations.Server, *operations.Metrics) {
+	t.Helper()
+	metrics := operations.NewMetrics()
+	s, err := operations.Listen("127.0.0.1:0", metrics.Registry, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(t.Context()) }()
+	t.Cleanup(func() {
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	return s, metrics
+}
+
+func get(t *testing.T, s *operations.Server, path string) (int, string) {
+	t.Helper()
+	resp, err := http.Get("http://" + s.Address() + path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.StatusCode, string(body)
+}
+
+func TestHealthNamesWhatFailed(t *testing.T) {
+	s, _ := serve(t)
+	s.AddCheck("disk", func(context.Context) error { return nil })
+	if code, body := get(t, s, "/healthz"); code != http.StatusOK {
+		t.Fatalf("healthy node: %d %s", code, body)
+	}
+	s.AddCheck("hsm", func(context.Context) error { return errors.New("CKR_DEVICE_REMOVED") })
+	code, body := get(t, s, "/healthz")
+	var h operations.Health
+	if err := json.Unmarshal([]byte(body), &h); err != nil {
+		t.Fatal(err)
+	}
+	if code != http.StatusServiceUnavailable || h.Failed["hsm"] != "CKR_DEVICE_REMOVED" || len(h.Failed) != 1 {
+		t.Fatalf("node without its HSM: %d %s", code, body)
+	}
+}
+
+func TestHealthOfAHungPartIsRed(t *testing.T) {
+	s, _ := serve(t)
+	block := make(chan struct{})
+	defer close(block)
+	s.AddCheck("hsm", func(context.Context) error { <-block; return nil })
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if h := s.Health(ctx); h.Status != "FAILED" || h.Failed["hsm"] == "" {
+		t.Fatalf("hung part: %+v", h)
+	}
+}
+
+func TestMetricsAndVersion(t *testing.T) {
+	s, m := serve(t)
+	m.HSM("verify", 1, nil)
+	m.Height("main", 7)
+	if _, body := get(t, s, "/metrics"); !strings.Contains(body, `strongroom_ledger_height{channel="main"} 7`) ||
+		!strings.Contains(body, `strongroom_hsm_operation_seconds_count{operation="verify"} 1`) {
+		t.Fatalf("metrics lack what was recorded:\n%s", body)
+	}
+	if code, body := get(t, s, "/version"); code != http.StatusOK || !strings.Contains(body, `"go":"go1.`) {
+		t.Fatalf("version: %d %s", code, body)
+	}
+}
