@@ -51,8 +51,11 @@ type Endorsed struct {
 	Endorsements    []*peerpb.Endorsement
 	Action          *peerpb.ChaincodeAction
 	Event           *peerpb.ChaincodeEvent // nil when the transaction has none
-	ReadWriteSet    *ReadWriteSet          // nil with ResultsFault
-	ResultsFault    *Fault                 // the results or the event do not parse
+	ReadWriteSet    *ReadWriteSet          // nil when the results do not parse
+
+	// ResultsFault is the first thing wrong with the header extension, the action,
+	// its results or its event. Fabric looks for it after the duplicate check.
+	ResultsFault *Fault
 }
 
 // ReadWriteSet is a parsed rwset.TxReadWriteSet of the key-value model.
