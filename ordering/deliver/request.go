@@ -1,0 +1,122 @@
+package deliver
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"time"
+
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/protobuf/proto"
+
+	"strongroom/wire/commonpb"
+	"strongroom/wire/msppb"
+	"strongroom/wire/ordererpb"
+)
+
+// Request is one signed seek request, decoded once. Its slices alias the envelope;
+// nothing may change them.
+type Request struct {
+	ChannelHeader   *commonpb.ChannelHeader
+	SignatureHeader *commonpb.SignatureHeader
+	Payload         []byte // common.Envelope.payload: what the signer signed
+	Signature       []byte
+	Seek            *ordererpb.SeekInfo
+	RemoteAddr      string    // of the connection, "" if unknown
+	Expires         time.Time // when the signer's certificate ends; zero if the creator is no certificate
+}
+
+// parseRequest decodes an envelope. Its errors are the client's: BAD_REQUEST.
+func parseRequest(env *commonpb.Envelope) (*Request, error) {
+	var payload commonpb.Payload
+	if err := proto.Unmarshal(env.GetPayload(), &payload); err != nil {
+		return nil, fmt.Errorf("payload does not decode: %w", err)
+	}
+	if payload.Header == nil {
+		return nil, errors.New("payload has no header")
+	}
+	r := &Request{
+		Payload:         env.GetPayload(),
+		Signature:       env.GetSignature(),
+		ChannelHeader:   new(commonpb.ChannelHeader),
+		SignatureHeader: new(commonpb.SignatureHeader),
+		Seek:            new(ordererpb.SeekInfo),
+	}
+	if err := proto.Unmarshal(payload.Header.ChannelHeader, r.ChannelHeader); err != nil {
+		return nil, fmt.Errorf("channel header does not decode: %w", err)
+	}
+	if err := proto.Unmarshal(payload.Header.SignatureHeader, r.SignatureHeader); err != nil {
+		return nil, fmt.Errorf("signature header does not decode: %w", err)
+	}
+	if err := proto.Unmarshal(payload.Data, r.Seek); err != nil {
+		return nil, fmt.Errorf("seek info does not decode: %w", err)
+	}
+	r.Expires = expiry(r.SignatureHeader.Creator)
+	return r, nil
+}
+
+// expiry is when the certificate of a serialized identity ends, or zero: an
+// identity that is no certificate cannot expire, it can only fail to verify.
+func expiry(creator []byte) time.Time {
+	var id msppb.SerializedIdentity
+	if proto.Unmarshal(creator, &id) != nil {
+		return time.Time{}
+	}
+	block, _ := pem.Decode(id.IdBytes)
+	if block == nil {
+		return time.Time{}
+	}
+	cert, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return time.Time{}
+	}
+	return cert.NotAfter
+}
+
+// checkFresh refuses a request whose timestamp is further than window from now.
+func (r *Request) checkFresh(now time.Time, window time.Duration) error {
+	ts := r.ChannelHeader.GetTimestamp()
+	if ts == nil {
+		return errors.New("channel header has no timestamp")
+	}
+	if d := now.Sub(ts.AsTime()).Abs(); d > window {
+		return fmt.Errorf("timestamp %s is %s from this node's clock, at most %s is allowed: set the clocks right",
+			ts.AsTime().Format(time.RFC3339), d.Round(time.Second), window)
+	}
+	return nil
+}
+
+// checkBinding refuses a request that was not made for the TLS connection it came
+// over: ChannelHeader.tls_cert_hash is the SHA-256 of the client's TLS certificate.
+func (r *Request) checkBinding(hash []byte) error {
+	claimed := r.ChannelHeader.GetTlsCertHash()
+	switch {
+	case len(claimed) == 0:
+		return errors.New("channel header has no tls_cert_hash, which mutual TLS needs")
+	case len(hash) == 0:
+		return errors.New("the connection has no client TLS certificate")
+	case !bytes.Equal(claimed, hash):
+		return fmt.Errorf("tls_cert_hash is %x, the connection's certificate has %x", claimed, hash)
+	}
+	return nil
+}
+
+// PeerCertificateHash is the SHA-256 of the TLS certificate that the other side of
+// the gRPC connection showed, or nil.
+func PeerCertificateHash(ctx context.Context) []byte {
+	p, ok := peer.FromContext(ctx)
+	if !ok {
+		return nil
+	}
+	info, ok := p.AuthInfo.(credentials.TLSInfo)
+	if !ok || len(info.State.PeerCertificates) == 0 {
+		return nil
+	}
+	sum := sha256.Sum256(info.State.PeerCertificates[0].Raw)
+	return sum[:]
+}
