@@ -1,0 +1,90 @@
+package pkcs11
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"time"
+)
+
+// Bounds and defaults of Config.
+const (
+	DefaultSessions    = 8
+	MaxSessions        = 1024
+	DefaultKeyCache    = 1024
+	MinKeyCache        = 1
+	DefaultCallTimeout = 10 * time.Second
+)
+
+// Config says which token to open and how to use it. A slot's number is no part of
+// it: modules number their slots anew at each start.
+type Config struct {
+	// Module is the path of the PKCS #11 library, as /usr/lib/softhsm/libsofthsm2.so.
+	Module string
+	// TokenLabel and TokenSerial select the token, one or both. Two tokens that
+	// match are an error.
+	TokenLabel, TokenSerial string
+	// PIN is where the user's PIN is read from, once, when the token is opened.
+	PIN PINSource
+	// Sessions is the number of operations that may be in the token at a time:
+	// 1 to MaxSessions, 0 means DefaultSessions. One more session is the anchor.
+	Sessions int
+	// KeyCache is the number of foreign public keys that stay imported: at least
+	// MinKeyCache, 0 means DefaultKeyCache.
+	KeyCache int
+	// CallTimeout bounds one operation in the token, 0 means DefaultCallTimeout.
+	CallTimeout time.Duration
+	// WrappingKeyLabel names the AES-256 key for WrapKey and UnwrapKey. Without it
+	// the token wraps nothing.
+	WrappingKeyLabel string
+
+	// Observe, when set, is called after each operation with its kind ("sign",
+	// "verify", "import", "wrap", …), the time it took in the token and its error. A
+	// false signature is an error that wraps bccsp.ErrBadSignature. It is called from
+	// many goroutines and must not block.
+	Observe func(op string, d time.Duration, err error)
+	// PoolWait, when set, is called with the time that an operation waited because
+	// all sessions were busy; not for one that found an idle session. As Observe.
+	PoolWait func(d time.Duration)
+}
+
+// Validate names the first field that is wrong and how to put it right.
+func (c Config) Validate() error {
+	switch {
+	case c.Module == "":
+		return errors.New("module is empty: give the path of the PKCS #11 library, as /usr/lib/softhsm/libsofthsm2.so")
+	case !filepath.IsAbs(c.Module):
+		return fmt.Errorf("module %q is not an absolute path: give the full path of the PKCS #11 library", c.Module)
+	case c.TokenLabel == "" && c.TokenSerial == "":
+		return errors.New("tokenLabel and tokenSerial are both empty: name the token by at least one of them")
+	case c.Sessions < 0 || c.Sessions > MaxSessions:
+		return fmt.Errorf("sessions is %d: give 1 to %d, or 0 for %d", c.Sessions, MaxSessions, DefaultSessions)
+	case c.KeyCache < 0:
+		return fmt.Errorf("keyCache is %d: give at least %d, or 0 for %d", c.KeyCache, MinKeyCache, DefaultKeyCache)
+	case c.CallTimeout < 0:
+		return fmt.Errorf("callTimeout is %s: give a positive time, or 0 for %s", c.CallTimeout, DefaultCallTimeout)
+	}
+	if err := c.PIN.Validate(); err != nil {
+		return fmt.Errorf("pin: %w", err)
+	}
+	return nil
+}
+
+func (c Config) withDefaults() Config {
+	if c.Sessions == 0 {
+		c.Sessions = DefaultSessions
+	}
+	if c.KeyCache == 0 {
+		c.KeyCache = DefaultKeyCache
+	}
+	if c.CallTimeout == 0 {
+		c.CallTimeout = DefaultCallTimeout
+	}
+	if c.Observe == nil {
+		c.Observe = func(string, time.Duration, error) {}
+	}
+	if c.PoolWait == nil {
+		c.PoolWait = func(time.Duration) {}
+	}
+	return c
+}
