@@ -27,6 +27,10 @@ func (e *Engine) selfTest() error {
 	if err != nil {
 		return err
 	}
+	return e.golden(cases)
+}
+
+func (e *Engine) golden(cases []goldenCase) error {
 	defs := make([]*definition, len(cases))
 	for i, c := range cases {
 		defs[i] = &definition{root: c.root}

@@ -22,6 +22,10 @@ const (
 // compiled. It is a property of the policy's bytes: each peer finds the same.
 var ErrInvalid = errors.New("invalid policy")
 
+// ErrTooLarge is wrapped by the error for a policy beyond MaxRules or MaxDepth.
+// Fabric would decide it; nothing may be recorded on the strength of this error.
+var ErrTooLarge = errors.New("policy is too large")
+
 type kind uint8
 
 const (
@@ -69,10 +73,10 @@ func signatureNode(rule *commonpb.SignaturePolicy, identities []*commonpb.MSPPri
 	var build func(r *commonpb.SignaturePolicy, depth int) (*node, error)
 	build = func(r *commonpb.SignaturePolicy, depth int) (*node, error) {
 		if rules++; rules > MaxRules {
-			return nil, fmt.Errorf("%w: more than %d rules", ErrInvalid, MaxRules)
+			return nil, fmt.Errorf("%w: more than %d rules", ErrTooLarge, MaxRules)
 		}
 		if depth > MaxDepth {
-			return nil, fmt.Errorf("%w: gates nested more than %d deep", ErrInvalid, MaxDepth)
+			return nil, fmt.Errorf("%w: gates nested more than %d deep", ErrTooLarge, MaxDepth)
 		}
 		switch t := r.GetType().(type) {
 		case *commonpb.SignaturePolicy_SignedBy:

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -29,12 +30,18 @@ func shapePackage(shape string) string {
 	return "s" + hex.EncodeToString(sum[:])
 }
 
+// chunk is how many rules stand in one Rego body: the compiler's work grows with the
+// square of a body's length.
+const chunk = 64
+
 // generate writes the Rego of a shape. The input is {"satisfied_by": [...]}: for
 // each column the set of signers, by index, that satisfy its principal.
 //
-// A function g… is a gate: it takes the signers used so far and gives those used
-// after it, undefined when the gate fails. t… and take wrap a gate and a leaf so
-// that they always answer: [1, used after] or [0, used before].
+// take asks a leaf: given the signers used so far it answers [1, used after] or
+// [0, used before]. A function g… is a gate, undefined when the gate fails; t… wraps
+// it to answer as take does. c… evaluates a part of a wide gate's rules and answers
+// [flags, used after]. m… is an implicit meta policy below the root, 1 or 0. The
+// rule flags says for each child of the root whether it held.
 func generate(root *node) string {
 	g := &generator{}
 	g.line("package strongroom.policy.%s", shapePackage(root.String()))
@@ -42,52 +49,84 @@ func generate(root *node) string {
 	g.line("take(column, used) := [1, used | {first}] if {")
 	g.line("\tfirst := min(input.satisfied_by[column] - used)")
 	g.line("} else := [0, used]")
-	g.line("")
-	switch {
-	case root.kind == meta:
-		g.line("flags := [%s]", strings.Join(g.roots(root.children), ", "))
-	case root.kind == gate:
-		g.flags(root)
+	switch root.kind {
+	case gate:
+		body, parts, last := g.children(root, "set()")
+		if len(body) > 0 { // nobody asks for the signers used at last
+			body[len(body)-1] = strings.Replace(body[len(body)-1], ", "+last+"]", ", _]", 1)
+		}
+		g.rule("flags", nil, "["+strings.Join(parts, ", ")+"]", body)
+	case meta:
+		g.rule("flags", nil, "["+strings.Join(g.parts(root), ", ")+"]", nil)
 	default:
-		g.line("flags := [%s]", g.root(root))
+		g.rule("flags", nil, "[["+g.root(root)+"]]", nil)
 	}
 	g.line("")
 	g.line("default allow := false")
 	g.line("")
-	g.line("allow if %s", threshold(root, "flags"))
+	g.line("allow if %s", threshold(root, "sum([sum(part) | part := flags[_]])"))
 	g.line("")
 	g.line(`decision := {"allow": allow, "flags": flags}`)
-	return g.head.String() + g.tail.String()
+	return g.text.String()
 }
 
 type generator struct {
-	head, tail strings.Builder // the tail holds the functions of gates
-	next       int
+	text strings.Builder
+	next int
 }
 
 func (g *generator) line(format string, args ...any) {
-	fmt.Fprintf(&g.head, format, args...)
-	g.head.WriteByte('\n')
+	fmt.Fprintf(&g.text, format, args...)
+	g.text.WriteByte('\n')
 }
 
-// threshold is the condition that enough of the flags hold.
-func threshold(n *node, flags string) string {
+// rule writes a rule, or a function when it has an argument, with its value and body.
+func (g *generator) rule(name string, args []string, value string, body []string) {
+	g.line("")
+	if args != nil {
+		name += "(" + strings.Join(args, ", ") + ")"
+	}
+	if len(body) == 0 {
+		g.line("%s := %s", name, value)
+		return
+	}
+	g.line("%s := %s if {", name, value)
+	for _, l := range body {
+		g.line("\t%s", l)
+	}
+	g.line("}")
+}
+
+func (g *generator) name(prefix string) string {
+	g.next++
+	return prefix + strconv.Itoa(g.next)
+}
+
+// threshold is the condition that enough held.
+func threshold(n *node, held string) string {
 	if n.unknown {
-		return fmt.Sprintf("sum(%s) == 0", flags)
+		return held + " == 0"
 	}
-	return fmt.Sprintf("sum(%s) >= %d", flags, n.n)
+	return fmt.Sprintf("%s >= %d", held, n.n)
 }
 
-// roots gives, for each policy that starts anew with all signers, an expression
-// that is 1 when it holds and 0 when it does not.
-func (g *generator) roots(nodes []*node) []string {
-	exprs := make([]string, len(nodes))
-	for i, n := range nodes {
-		exprs[i] = g.root(n)
+// parts gives the flags of a meta policy's children, in arrays of chunk.
+func (g *generator) parts(n *node) []string {
+	var names []string
+	for part := range slices.Chunk(n.children, chunk) {
+		exprs := make([]string, len(part))
+		for i, c := range part {
+			exprs[i] = g.root(c)
+		}
+		name := g.name("p")
+		g.rule(name, nil, "["+strings.Join(exprs, ", ")+"]", nil)
+		names = append(names, name)
 	}
-	return exprs
+	return names
 }
 
+// root gives an expression that is 1 when a policy holds for all signers, each
+// unused, and 0 when it does not.
 func (g *generator) root(n *node) string {
 	switch n.kind {
 	case reject:
@@ -97,57 +136,64 @@ func (g *generator) root(n *node) string {
 	case gate:
 		return g.gate(n) + "(set())[0]"
 	}
-	subs := g.roots(n.children)
-	g.next++
-	name := "m" + strconv.Itoa(g.next)
-	fmt.Fprintf(&g.tail, "\n%s := 1 if %s else := 0\n", name, threshold(n, "["+strings.Join(subs, ", ")+"]"))
+	parts := g.parts(n)
+	name := g.name("m")
+	g.line("")
+	g.line("%s := 1 if %s else := 0", name, threshold(n, sums(parts)))
 	return name
 }
 
-// flags writes what became of each child of a policy whose root is a gate.
-func (g *generator) flags(root *node) {
-	if len(root.children) == 0 {
-		g.line("flags := []")
-		return
+// sums adds up the flags of several arrays.
+func sums(parts []string) string {
+	each := make([]string, len(parts))
+	for i, p := range parts {
+		each[i] = "sum(" + p + ")"
 	}
-	calls, flags, last := g.calls(root, "set()")
-	calls[len(calls)-1] = strings.Replace(calls[len(calls)-1], ", "+last+"]", ", _]", 1)
-	g.line("flags := [%s] if {", strings.Join(flags, ", "))
-	for _, c := range calls {
-		g.line("\t%s", c)
-	}
-	g.line("}")
-}
-
-// calls gives the statements that evaluate a gate's children in order, the first with
-// the signers that from names, the names of their results, and the variable that holds the signers used at last.
-func (g *generator) calls(n *node, from string) (calls, flags []string, last string) {
-	last = from
-	for i, c := range n.children {
-		k, u := "k"+strconv.Itoa(i+1), "u"+strconv.Itoa(i+1)
-		call := fmt.Sprintf("take(%d, %s)", c.column, last)
-		if c.kind == gate {
-			call = fmt.Sprintf("%s(%s)", g.gate(c), last)
-		}
-		calls = append(calls, fmt.Sprintf("[%s, %s] := %s", k, u, call))
-		flags = append(flags, k)
-		last = u
-	}
-	return calls, flags, last
+	return "sum([" + strings.Join(each, ", ") + "])"
 }
 
 // gate writes the functions of a gate and gives the name of the one that always answers.
 func (g *generator) gate(n *node) string {
-	calls, flags, last := g.calls(n, "u0")
-	g.next++
-	id := strconv.Itoa(g.next)
-	fmt.Fprintf(&g.tail, "\ng%s(u0) := %s if {\n", id, last)
-	for _, c := range calls {
-		fmt.Fprintf(&g.tail, "\t%s\n", c)
-	}
-	fmt.Fprintf(&g.tail, "\t%s\n}\n", threshold(n, "["+strings.Join(flags, ", ")+"]"))
-	fmt.Fprintf(&g.tail, "\nt%s(u) := [1, v] if v := g%s(u) else := [0, u]\n", id, id)
+	body, parts, last := g.children(n, "used")
+	id := g.name("")
+	g.rule("g"+id, []string{"used"}, last, append(body, threshold(n, sums(parts))))
+	g.line("")
+	g.line("t%s(used) := [1, after] if after := g%s(used) else := [0, used]", id, id)
 	return "t" + id
+}
+
+// children gives the statements that evaluate a gate's children in order, the first
+// with the signers that from names; the arrays that then hold their flags; and the
+// variable with the signers used at last.
+func (g *generator) children(n *node, from string) (body, parts []string, last string) {
+	if len(n.children) <= chunk {
+		body, flags, last := g.calls(n.children, from)
+		return body, []string{flags}, last
+	}
+	for children := range slices.Chunk(n.children, chunk) {
+		calls, flags, last := g.calls(children, "used")
+		name := g.name("c")
+		g.rule(name, []string{"used"}, fmt.Sprintf("[%s, %s]", flags, last), calls)
+		part, used := "f"+strconv.Itoa(len(parts)+1), "u"+strconv.Itoa(len(parts)+1)
+		body = append(body, fmt.Sprintf("[%s, %s] := %s(%s)", part, used, name, from))
+		parts, from = append(parts, part), used
+	}
+	return body, parts, from
+}
+
+// calls is children for those of one chunk: flags is one array.
+func (g *generator) calls(children []*node, from string) (body []string, flags, last string) {
+	names := make([]string, len(children))
+	for i, c := range children {
+		flag, used := "k"+strconv.Itoa(i+1), "u"+strconv.Itoa(i+1)
+		call := fmt.Sprintf("take(%d, %s)", c.column, from)
+		if c.kind == gate {
+			call = fmt.Sprintf("%s(%s)", g.gate(c), from)
+		}
+		body = append(body, fmt.Sprintf("[%s, %s] := %s", flag, used, call))
+		names[i], from = flag, used
+	}
+	return body, "[" + strings.Join(names, ", ") + "]", from
 }
 
 // compile makes the programs of several shapes with one compiler.
@@ -227,14 +273,18 @@ func decode(t *ast.Term) (allowed bool, flags []bool, err error) {
 	if !ok {
 		return false, nil, fmt.Errorf("%w: decision.flags is not an array", ErrEvaluation)
 	}
-	flags = make([]bool, list.Len())
-	for i := range flags {
-		n, ok := list.Elem(i).Value.(ast.Number)
-		v, isInt := n.Int()
-		if !ok || !isInt {
-			return false, nil, fmt.Errorf("%w: decision.flags[%d] is not a number", ErrEvaluation, i)
+	for i := range list.Len() {
+		part, ok := list.Elem(i).Value.(*ast.Array)
+		if !ok {
+			return false, nil, fmt.Errorf("%w: decision.flags[%d] is not an array", ErrEvaluation, i)
 		}
-		flags[i] = v == 1
+		for j := range part.Len() {
+			n, _ := part.Elem(j).Value.(ast.Number)
+			if n != "0" && n != "1" {
+				return false, nil, fmt.Errorf("%w: decision.flags[%d][%d] is neither 0 nor 1", ErrEvaluation, i, j)
+			}
+			flags = append(flags, n == "1")
+		}
 	}
 	return bool(allow), flags, nil
 }

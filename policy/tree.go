@@ -165,7 +165,7 @@ func metaDefinition(path string, value []byte, names []string, subs []map[string
 		root.children[i] = sub.root.remap(to)
 	}
 	if size := root.size(); size > MaxRules {
-		return nil, fmt.Errorf("%w: %d rules with all sub-policies, more than %d", ErrInvalid, size, MaxRules)
+		return nil, fmt.Errorf("%w: %d rules with all sub-policies, more than %d", ErrTooLarge, size, MaxRules)
 	}
 	rule := fmt.Sprintf("%s %s", m.GetRule(), m.GetSubPolicy())
 	return &definition{rule: rule, root: root, labels: names, principals: cols.principals}, nil
