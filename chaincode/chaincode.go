@@ -16,6 +16,7 @@ package chaincode
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"log/slog"
 	"time"
@@ -140,9 +141,14 @@ type Config struct {
 	// ExecuteTimeout bounds a transaction without one of its own; default 30 s.
 	ExecuteTimeout time.Duration
 	// Keepalive is how long a connection may be silent before the host sends
-	// KEEPALIVE; one that stays silent for as long again is closed. Default
-	// 60 s, negative for never.
+	// KEEPALIVE; one that stays silent for as long again is closed. 0 is never,
+	// Fabric's default: fabric-shim for Node exits on a KEEPALIVE. Dead hosts
+	// are found by HTTP/2 pings in any case.
 	Keepalive time.Duration
+	// ClientCertificate is presented to services that ask for a client
+	// certificate and whose connection has no client_key of its own: the
+	// peer's TLS key in the token. Nil if there is none.
+	ClientCertificate *tls.Certificate
 	// MaxMessageBytes bounds a message of the protocol; default 100 MiB, Fabric's.
 	MaxMessageBytes int
 	// MaxIterators bounds the iterators that a transaction has open; default 1024.
@@ -159,11 +165,9 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-// Defaults of Config and Connection.
+// Defaults of Config.
 const (
 	DefaultExecuteTimeout  = 30 * time.Second
-	DefaultKeepalive       = time.Minute
-	DefaultDialTimeout     = 3 * time.Second
 	DefaultMaxMessageBytes = 100 << 20
 	DefaultMaxIterators    = 1024
 	DefaultMaxQueryResults = 100_000
