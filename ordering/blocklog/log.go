@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"sync"
 )
 
@@ -80,6 +81,9 @@ func Open(cfg Config) (*Log, error) {
 		cfg.SegmentBytes = DefaultSegmentBytes
 	}
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
+		return nil, err
+	}
+	if err := syncDir(filepath.Dir(cfg.Dir)); err != nil {
 		return nil, err
 	}
 	l := &Log{cfg: cfg, next: cfg.First, synced: cfg.First}
