@@ -1,0 +1,84 @@
+package ledger
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"strongroom/ledger/seal"
+)
+
+// Defaults of Config.
+const (
+	DefaultBlockFileSize  = 64 << 20
+	DefaultCachedBlocks   = 16
+	DefaultQueryLimit     = 100_000 // Fabric's totalQueryLimit
+	DefaultKeepPrivateFor = 1000    // Fabric's transientstoreMaxBlockRetention
+)
+
+// Config is what a Ledger needs. Dir, ChannelID and Keyring must be set; the zero
+// values of the others stand for their defaults.
+type Config struct {
+	// Dir is the ledger's folder. It is made when it is not there, belongs to one
+	// channel, and one process at a time can have it open.
+	Dir string
+	// ChannelID is the channel's name, of 1 to 249 bytes.
+	ChannelID string
+	// Keyring seals what is written. It may serve several ledgers; it must stay
+	// open for longer than they do.
+	Keyring *seal.Keyring
+	// Logger gets what an operator should know. Nil discards it.
+	Logger *slog.Logger
+	// BlockFileSize is the size in bytes at which the block log goes on in a new file.
+	BlockFileSize int64
+	// CachedBlocks is how many of the newest blocks stay in memory.
+	CachedBlocks int
+	// QueryLimit is how many results one range query of a simulation gives at most.
+	QueryLimit int
+	// KeepPrivateFor is for how many blocks private writes wait for their transaction.
+	KeepPrivateFor uint64
+	// Observe gets the time that each stage of a commit took. It may be nil.
+	Observe func(stage string, took time.Duration)
+}
+
+// Validate names the first field that is wrong and what it should be.
+func (c Config) Validate() error {
+	switch {
+	case c.Dir == "":
+		return errors.New("ledger: Dir is empty: name the ledger's folder")
+	case c.ChannelID == "" || len(c.ChannelID) > 249:
+		return fmt.Errorf("ledger: ChannelID has %d bytes: 1 to 249 are needed", len(c.ChannelID))
+	case c.Keyring == nil:
+		return errors.New("ledger: Keyring is missing: nothing may be written unsealed")
+	case c.BlockFileSize < 0:
+		return fmt.Errorf("ledger: BlockFileSize is %d: leave it 0 or give a size in bytes", c.BlockFileSize)
+	case c.CachedBlocks < 0:
+		return fmt.Errorf("ledger: CachedBlocks is %d: leave it 0 or give a number of blocks", c.CachedBlocks)
+	case c.QueryLimit < 0:
+		return fmt.Errorf("ledger: QueryLimit is %d: leave it 0 or give a number of results", c.QueryLimit)
+	}
+	return nil
+}
+
+func (c Config) withDefaults() Config {
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.BlockFileSize == 0 {
+		c.BlockFileSize = DefaultBlockFileSize
+	}
+	if c.CachedBlocks == 0 {
+		c.CachedBlocks = DefaultCachedBlocks
+	}
+	if c.QueryLimit == 0 {
+		c.QueryLimit = DefaultQueryLimit
+	}
+	if c.KeepPrivateFor == 0 {
+		c.KeepPrivateFor = DefaultKeepPrivateFor
+	}
+	if c.Observe == nil {
+		c.Observe = func(string, time.Duration) {}
+	}
+	return c
+}

@@ -1,0 +1,240 @@
+// Package ledger keeps one channel: its blocks, the state that they make, the
+// history of each key, and the private writes that wait for their transaction.
+//
+// The block log is the truth; everything else follows from it. A commit decides
+// which transactions are valid, appends the sealed block, and only then applies it
+// to the index, the state and the history, each of which records in the same batch
+// up to which block it holds. Opening a ledger replays what a store is missing
+// with the code that commits, and demands the same flags and the same commit hash
+// as are on record.
+//
+// Nothing that a transaction wrote reaches the disk in clear: blocks, values,
+// metadata and private writes are sealed (ledger/seal), history holds no values.
+// Names of keys, transaction ids and block hashes are in clear.
+package ledger
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+
+	"strongroom/wire"
+	"strongroom/wire/commonpb"
+)
+
+// What a caller may want to tell apart. They come wrapped.
+var (
+	// ErrNotFound means that the ledger has no such block or transaction.
+	ErrNotFound = errors.New("not found in the ledger")
+	// ErrClosed means that the ledger was closed.
+	ErrClosed = errors.New("ledger is closed")
+	// ErrFailed means that an earlier commit failed halfway. Nothing is lost: open
+	// the ledger again.
+	ErrFailed = errors.New("an earlier commit failed; open the ledger again")
+	// ErrBlock means that a block was refused because it does not continue the chain.
+	ErrBlock = errors.New("block does not continue the chain")
+)
+
+// Ledger is one channel's ledger. It is safe for concurrent use; commits happen
+// one after the other, and reading never waits for them.
+type Ledger struct {
+	config  Config
+	sealer  sealer
+	log     *blockLog
+	index   index
+	state   *store
+	history *store
+	private private
+
+	commitMu sync.Mutex // held by a commit, and by Close
+	usedMeta map[string]bool
+	failed   error // why commits are refused; guarded by commitMu
+	hook     func(step string) error
+	frame    []byte // scratch of a commit
+
+	mu     sync.RWMutex // guards what follows
+	end    end
+	view   *view         // state at the end; nil when closed
+	grown  chan struct{} // closed and replaced when a block was committed
+	recent []*wire.Block // the newest blocks, oldest first
+
+	parsed *lru.Cache[uint64, *wire.Block] // older blocks that history asked for
+}
+
+// end is the end of the chain.
+type end struct {
+	height     uint64
+	hash       []byte // of the last block
+	previous   []byte // its previous hash
+	commitHash []byte // its commit hash; nil before block 1
+}
+
+// Open opens a channel's ledger or makes an empty one. It recovers from whatever a
+// crash left: an end of the block log that was not written completely is cut, and
+// a store that is behind, or was deleted, is brought up from the block log. Damage
+// gives an error that names the file and the place in it. Ctx bounds the recovery.
+func Open(ctx context.Context, c Config) (*Ledger, error) {
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
+	c = c.withDefaults()
+	parsed, err := lru.New[uint64, *wire.Block](c.CachedBlocks)
+	if err != nil {
+		return nil, fmt.Errorf("ledger: %w", err)
+	}
+	l := &Ledger{
+		config: c, sealer: sealer{keyring: c.Keyring, channel: c.ChannelID}, parsed: parsed,
+		grown: make(chan struct{}), usedMeta: map[string]bool{}, hook: func(string) error { return nil },
+	}
+	if err := l.open(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("ledger of channel %q: %w", c.ChannelID, err), l.closeFiles())
+	}
+	return l, nil
+}
+
+func (l *Ledger) open(ctx context.Context) error {
+	if err := l.checkFolder(); err != nil {
+		return err
+	}
+	for _, s := range []struct {
+		name     string
+		compress bool
+		into     **store
+	}{
+		{"index", true, &l.index.store}, {"state", false, &l.state},
+		{"history", true, &l.history}, {"private", false, &l.private.store},
+	} {
+		var err error
+		if *s.into, err = openStore(filepath.Join(l.config.Dir, s.name), s.compress); err != nil {
+			return err
+		}
+	}
+	l.private.sealer, l.private.keepFor = l.sealer, l.config.KeepPrivateFor
+	if err := l.loadUsedMetadata(); err != nil {
+		return err
+	}
+	return l.recover(ctx)
+}
+
+const (
+	formatFile = "FORMAT"
+	formatHead = "strongroom ledger 1\nchannel "
+)
+
+// checkFolder makes the folder, or checks that it is this channel's ledger in a
+// form that this code knows.
+func (l *Ledger) checkFolder() error {
+	if err := os.MkdirAll(l.config.Dir, 0o700); err != nil {
+		return err
+	}
+	name := filepath.Join(l.config.Dir, formatFile)
+	want := formatHead + l.config.ChannelID + "\n"
+	got, err := os.ReadFile(name)
+	if errors.Is(err, os.ErrNotExist) {
+		if entries, err := os.ReadDir(l.config.Dir); err != nil || len(entries) > 0 {
+			if err == nil && !(len(entries) == 1 && entries[0].Name() == formatFile+".tmp") {
+				err = fmt.Errorf("folder %s is not empty and has no file %s: it is no ledger", l.config.Dir, formatFile)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return writeFile(name, want)
+	}
+	if err != nil {
+		return err
+	}
+	if string(got) != want {
+		if channel, ok := strings.CutPrefix(string(got), formatHead); ok {
+			return fmt.Errorf("folder %s is the ledger of channel %q", l.config.Dir, strings.TrimSuffix(channel, "\n"))
+		}
+		return fmt.Errorf("file %s is not of a form that this version knows", name)
+	}
+	return nil
+}
+
+// writeFile puts a small file in place so that it is there whole or not at all.
+func writeFile(name, content string) error {
+	temp := name + ".tmp"
+	f, err := os.OpenFile(temp, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(content)
+	if err == nil {
+		err = f.Sync()
+	}
+	err = errors.Join(err, f.Close())
+	if err == nil {
+		err = os.Rename(temp, name)
+	}
+	if err == nil {
+		err = syncDir(filepath.Dir(name))
+	}
+	return err
+}
+
+// ChannelID is the channel's name.
+func (l *Ledger) ChannelID() string { return l.config.ChannelID }
+
+// Height is the number of blocks, and so the number of the next one.
+func (l *Ledger) Height() uint64 {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.end.height
+}
+
+// Info is the height and the last two block hashes. The caller owns it.
+func (l *Ledger) Info() *commonpb.BlockchainInfo {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return &commonpb.BlockchainInfo{Height: l.end.height, CurrentBlockHash: l.end.hash, PreviousBlockHash: l.end.previous}
+}
+
+// CommitHash is that of the last block: equal on all peers with equal state. It is
+// nil before block 1. The caller must not change it.
+func (l *Ledger) CommitHash() []byte {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.end.commitHash
+}
+
+// Close waits for a running commit and releases the files. Snapshots and
+// simulators that are still open give errors from then on; waiting block iterators
+// end with ErrClosed. Closing twice is no error.
+func (l *Ledger) Close() error {
+	l.commitMu.Lock()
+	defer l.commitMu.Unlock()
+	if errors.Is(l.failed, ErrClosed) {
+		return nil
+	}
+	l.failed = ErrClosed
+	l.mu.Lock()
+	v := l.view
+	l.view = nil
+	close(l.grown)
+	l.mu.Unlock()
+	if v != nil {
+		v.release()
+	}
+	return l.closeFiles()
+}
+
+func (l *Ledger) closeFiles() error {
+	var errs []error
+	if l.log != nil {
+		errs = append(errs, l.log.close())
+	}
+	for _, s := range []*store{l.index.store, l.state, l.history, l.private.store} {
+		if s != nil {
+			errs = append(errs, s.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
