@@ -105,24 +105,23 @@ func (s *store) openLast() error {
 	}
 	var good int
 	var bad error
-	for at := 0; at < len(data); {
+	for at, number := 0, first; at < len(data); number++ {
 		end := bytes.IndexByte(data[at:], '\n')
 		if end < 0 {
 			break
 		}
 		line := data[at : at+end]
 		at += end + 1
-		if err := checkLine(line, first+uint64(len(s.ends))); err != nil {
-			if bad == nil {
-				bad = err
-			}
-			continue
-		}
-		if bad != nil {
+		err := checkLine(line, number)
+		switch {
+		case err != nil && bad == nil:
+			bad = err
+		case err == nil && bad != nil:
 			return &CorruptError{File: path, Line: len(s.ends) + 1, Reason: bad}
+		case err == nil:
+			s.ends = append(s.ends, int64(at))
+			good = at
 		}
-		s.ends = append(s.ends, int64(at))
-		good = at
 	}
 	s.next = first + uint64(len(s.ends))
 	if good < len(data) {
