@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
+	"errors"
 	"fmt"
 )
 
@@ -32,6 +33,10 @@ func NewPublicKey(pub crypto.PublicKey) (*PublicKey, error) {
 	ec, ok := pub.(*ecdsa.PublicKey)
 	if !ok {
 		return nil, fmt.Errorf("public key is a %T: ECDSA on P-256 or P-384 is needed", pub)
+	}
+	//lint:ignore SA1019 the coordinates are looked at for nil, on which Bytes panics
+	if ec == nil || ec.Curve == nil || ec.X == nil || ec.Y == nil {
+		return nil, errors.New("public key is empty: ECDSA on P-256 or P-384 is needed")
 	}
 	if ec.Curve != elliptic.P256() && ec.Curve != elliptic.P384() {
 		return nil, fmt.Errorf("public key is on curve %s: P-256 or P-384 is needed", ec.Curve.Params().Name)

@@ -23,8 +23,12 @@ func (k *TLSKey) Public() crypto.PublicKey { return k.key.PublicKey().ECDSA() }
 
 // Sign signs a handshake's digest, for crypto/tls. The random source is the token's own.
 func (k *TLSKey) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
-	if opts.HashFunc() == 0 || len(digest) != opts.HashFunc().Size() {
-		return nil, fmt.Errorf("TLS handshake digest has %d bytes, %s has %d", len(digest), opts.HashFunc(), opts.HashFunc().Size())
+	hash := opts.HashFunc()
+	if !hash.Available() {
+		return nil, fmt.Errorf("TLS handshake hash %s: SHA-256, SHA-384 or SHA-512 is needed", hash)
+	}
+	if len(digest) != hash.Size() {
+		return nil, fmt.Errorf("TLS handshake digest has %d bytes, %s has %d", len(digest), hash, hash.Size())
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), tlsSignTimeout)
 	defer cancel()

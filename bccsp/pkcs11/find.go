@@ -1,6 +1,7 @@
 package pkcs11
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
@@ -75,4 +76,41 @@ func findToken(m *module, label, serial string) (foundToken, error) {
 		there += "; not readable: " + strings.Join(faults, ", ")
 	}
 	return foundToken{}, fmt.Errorf("no token with %s in %s: %s: correct tokenLabel or tokenSerial, or connect the device", what, m.path, there)
+}
+
+// Tokens describes the initialized tokens that a module has. It opens none.
+func Tokens(module string) (infos []Info, err error) {
+	m, err := acquireModule(module)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, m.release()) }()
+	tokens, faults, err := listTokens(m)
+	if err != nil {
+		return nil, err
+	}
+	if len(tokens) == 0 && len(faults) > 0 {
+		return nil, fmt.Errorf("no token of %s is readable: %s", m.path, strings.Join(faults, ", "))
+	}
+	for _, f := range tokens {
+		if f.info.Flags&p11.CKF_TOKEN_INITIALIZED != 0 {
+			infos = append(infos, tokenInfo(m, f))
+		}
+	}
+	return infos, nil
+}
+
+// Find resolves a label, a serial number or both to the one token that bears them, as
+// Open does, without opening it.
+func Find(module, label, serial string) (info Info, err error) {
+	m, err := acquireModule(module)
+	if err != nil {
+		return Info{}, err
+	}
+	defer func() { err = errors.Join(err, m.release()) }()
+	f, err := findToken(m, label, serial)
+	if err != nil {
+		return Info{}, err
+	}
+	return tokenInfo(m, f), nil
 }

@@ -84,17 +84,23 @@ func TestStaleHandlesAreFoundAgain(t *testing.T) {
 
 func TestHungCallCostsOneSession(t *testing.T) {
 	ctx, cfg := context.Background(), bccsptest.Config(t)
-	cfg.Sessions, cfg.CallTimeout = 1, 100*time.Millisecond
-	var waits atomic.Int64
-	cfg.PoolWait = func(time.Duration) { waits.Add(1) }
-	token := bccsptest.OpenWith(t, cfg)
-	if err := token.GenerateWrappingKey(ctx, "w"); err != nil {
+	patient := bccsptest.OpenWith(t, cfg)
+	if err := patient.GenerateWrappingKey(ctx, "w"); err != nil {
 		t.Fatal(err)
 	}
-	signer := signerIn(t, token)
+	signerIn(t, patient)
+
+	var waits atomic.Int64
+	cfg.Sessions, cfg.CallTimeout, cfg.WrappingKeyLabel = 1, time.Second, "w"
+	cfg.PoolWait = func(time.Duration) { waits.Add(1) }
+	token := bccsptest.OpenWith(t, cfg)
+	signer, err := token.Signer(ctx, "key")
+	if err != nil {
+		t.Fatal(err)
+	}
 
 	entered, release := make(chan struct{}), make(chan struct{})
-	err := token.Hang(ctx, entered, release)
+	err = token.Hang(ctx, entered, release)
 	if !errors.Is(err, pkcs11.ErrTimeout) {
 		t.Fatalf("got %v, want ErrTimeout", err)
 	}
