@@ -67,28 +67,29 @@ func (r *results) parse() (*wire.ReadWriteSet, error) {
 
 // interest says which policies the endorsements of a transaction must satisfy, for
 // a gateway (protos.ChaincodeInterest; Fabric's buildChaincodeInterest, here in the
-// order of the names). It is a hint: no validity depends on it.
-func (e *Endorser) interest(r *request, set *wire.ReadWriteSet) (*peerpb.ChaincodeInterest, error) {
-	out := &peerpb.ChaincodeInterest{}
-	var metadata *ledger.Snapshot
-	defer func() {
-		if metadata != nil {
-			metadata.Release()
+// order of the names). It is a hint: no validity depends on it. A nil simulator has
+// none.
+func (e *Endorser) interest(sim *ledger.Simulator, set *wire.ReadWriteSet) (*peerpb.ChaincodeInterest, error) {
+	if sim == nil {
+		return nil, nil
+	}
+	written, err := sim.WrittenMetadata()
+	if err != nil {
+		return nil, err
+	}
+	policies := make(map[publicKey][]byte)
+	for _, w := range written {
+		if p, ok := w.Metadata[peerpb.MetaDataKeys_VALIDATION_PARAMETER.String()]; ok && w.Collection == "" {
+			policies[publicKey{w.Namespace, w.Key}] = p
 		}
-	}()
+	}
+	out := &peerpb.ChaincodeInterest{}
 	for i := range set.Namespaces {
 		ns := &set.Namespaces[i]
 		if e.IsSystem(ns.Namespace) {
 			continue
 		}
-		keys := writtenKeys(ns)
-		if len(keys) > 0 && metadata == nil {
-			var err error
-			if metadata, err = r.channel.Ledger().Snapshot(); err != nil {
-				return nil, err
-			}
-		}
-		calls, err := calls(ns, keys, metadata)
+		calls, err := calls(ns, policies, sim.ReadsPrivate)
 		if err != nil {
 			return nil, err
 		}
@@ -96,6 +97,8 @@ func (e *Endorser) interest(r *request, set *wire.ReadWriteSet) (*peerpb.Chainco
 	}
 	return out, nil
 }
+
+type publicKey struct{ namespace, key string }
 
 // writtenKeys are the public keys whose value or metadata a namespace's part writes.
 func writtenKeys(ns *wire.NamespaceSet) []string {
@@ -109,22 +112,14 @@ func writtenKeys(ns *wire.NamespaceSet) []string {
 	return slices.Sorted(maps.Keys(keys))
 }
 
-// metadataReader reads the committed metadata of a key. *ledger.Snapshot is one.
-type metadataReader interface {
-	GetMetadata(namespace, key string) (map[string][]byte, error)
-}
-
 // calls are the entries of one namespace: its own policy with those of its keys,
 // and one entry for each collection.
-func calls(ns *wire.NamespaceSet, keys []string, metadata metadataReader) ([]*peerpb.ChaincodeCall, error) {
+func calls(ns *wire.NamespaceSet, policies map[publicKey][]byte, readsPrivate func(ns, collection string) bool) ([]*peerpb.ChaincodeCall, error) {
 	public := &peerpb.ChaincodeCall{Name: ns.Namespace, DisregardNamespacePolicy: true}
 	seen := make(map[string]bool)
+	keys := writtenKeys(ns)
 	for _, key := range keys {
-		entries, err := metadata.GetMetadata(ns.Namespace, key)
-		if err != nil {
-			return nil, err
-		}
-		policy, ok := entries[peerpb.MetaDataKeys_VALIDATION_PARAMETER.String()]
+		policy, ok := policies[publicKey{ns.Namespace, key}]
 		if !ok {
 			public.DisregardNamespacePolicy = false
 			continue
@@ -145,7 +140,7 @@ func calls(ns *wire.NamespaceSet, keys []string, metadata metadataReader) ([]*pe
 		c := &ns.Collections[i]
 		privateWrites = privateWrites || len(c.Hashed.GetHashedWrites()) > 0 || len(c.Hashed.GetMetadataWrites()) > 0
 		out = append(out, &peerpb.ChaincodeCall{
-			Name: ns.Namespace, CollectionNames: []string{c.Collection}, NoPrivateReads: len(c.Hashed.GetHashedReads()) == 0,
+			Name: ns.Namespace, CollectionNames: []string{c.Collection}, NoPrivateReads: !readsPrivate(ns.Namespace, c.Collection),
 		})
 	}
 	switch {

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"unicode/utf8"
 
+	"google.golang.org/grpc/codes"
+
 	"strongroom/acl"
 	"strongroom/appliance/rpcerr"
 	"strongroom/chaincode"
@@ -42,7 +44,7 @@ func (e *Endorser) simulateAndEndorse(ctx context.Context, r *request, o *Observ
 		e.cfg.Logger.WarnContext(ctx, "proposal not simulated", "channel", p.ChannelID(), "chaincode", name, "tx", p.TxID(), "error", refusal)
 		return failure(refusal), nil
 	}
-	return e.endorse(ctx, r, done, o)
+	return e.endorse(ctx, r, sim, done, o)
 }
 
 func (e *Endorser) needsSimulator(name string) bool {
@@ -69,7 +71,7 @@ func (e *Endorser) simulate(ctx context.Context, r *request, sim *ledger.Simulat
 	if system := e.system[s.id.Name]; system != nil {
 		s.response, err = system.Invoke(ctx, r.call(sim, p.Input.GetArgs()))
 		if err != nil {
-			if code := rpcerr.Code(err); ctx.Err() != nil || code.String() == "PermissionDenied" {
+			if ctx.Err() != nil || rpcerr.Code(err) == codes.PermissionDenied {
 				return nil, "", err
 			}
 			e.cfg.Logger.ErrorContext(ctx, "system chaincode failed", "chaincode", s.id.Name, "function", r.call(nil, p.Input.GetArgs()).Function(), "error", err)
@@ -149,7 +151,7 @@ func checkInit(sim *ledger.Simulator, name string, run Runnable, isInit bool) er
 }
 
 // endorse turns a simulation into the answer: signed, if its status allows it.
-func (e *Endorser) endorse(ctx context.Context, r *request, s *simulated, o *Observation) (*peerpb.ProposalResponse, error) {
+func (e *Endorser) endorse(ctx context.Context, r *request, sim *ledger.Simulator, s *simulated, o *Observation) (*peerpb.ProposalResponse, error) {
 	p, status := r.proposal, s.response.GetStatus()
 	switch {
 	case r.channel == nil && status < statusError:
@@ -171,7 +173,7 @@ func (e *Endorser) endorse(ctx context.Context, r *request, s *simulated, o *Obs
 	if err != nil {
 		return nil, fmt.Errorf("our own read/write set of %s: %w", p.TxID(), err)
 	}
-	interest, err := e.interest(r, set)
+	interest, err := e.interest(sim, set)
 	if err != nil {
 		return nil, fmt.Errorf("interest of %s: %w", p.TxID(), err)
 	}

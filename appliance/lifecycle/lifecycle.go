@@ -49,8 +49,9 @@ type Channel interface {
 
 // Config is what a Service needs.
 type Config struct {
-	MSPID  msp.ID // this peer's organisation, whose approvals it records
-	Access Access
+	MSPID    msp.ID   // this peer's organisation, whose approvals it records
+	LocalMSP *msp.Set // of that organisation: who may call what concerns the peer alone
+	Access   Access
 	// Channels are the joined channels by id, for queries across them.
 	Channels func() map[string]Channel
 	Packages PackageStore
@@ -63,6 +64,8 @@ func (c *Config) Validate() error {
 	switch {
 	case c.MSPID == "":
 		return errors.New("lifecycle: MSPID is missing: name this peer's organisation")
+	case c.LocalMSP == nil:
+		return errors.New("lifecycle: LocalMSP is missing: load this organisation's MSP")
 	case c.Access == nil:
 		return errors.New("lifecycle: Access is missing")
 	case c.Channels == nil:
@@ -177,23 +180,11 @@ func (s *Service) Invoke(ctx context.Context, call *endorser.Call) (*peerpb.Resp
 	if !ok {
 		return endorser.Failure("unknown lifecycle function %q: known are %v", name, Functions()), nil
 	}
-	cfg := call.Config
-	if !f.channel {
-		cfg = nil // what concerns the peer alone is for its own organisation's policies
-	}
 	if f.channel && (call.Config == nil || call.Simulator == nil) {
 		return endorser.Failure("lifecycle function %s works on a channel: name one in the proposal", name), nil
 	}
-	_, err := s.cfg.Access.Check(ctx, cfg, acl.Request{
-		Resource: acl.Resource(state.Namespace + "/" + name), Channel: call.ChannelID, Chaincode: state.Namespace,
-		Function: name, Caller: call.Creator, RemoteAddr: call.RemoteAddr,
-	})
-	if errors.Is(err, acl.ErrDenied) {
-		s.cfg.Logger.WarnContext(ctx, "lifecycle call refused", "function", name, "channel", call.ChannelID, "creator", call.Creator.String(), "error", err.Error())
-		return endorser.Failure("Failed to authorize invocation due to failed ACL check: access denied"), nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("access to %s: %w", name, err)
+	if refused, err := s.allowed(ctx, call); refused != nil || err != nil {
+		return refused, err
 	}
 
 	out, err := f.run(s, ctx, call, call.Args[1])
@@ -208,4 +199,36 @@ func (s *Service) Invoke(ctx context.Context, call *endorser.Call) (*peerpb.Resp
 		return nil, fmt.Errorf("result of %s: %w", name, err)
 	}
 	return endorser.Success(payload), nil
+}
+
+// allowed asks the guard. It returns a response if it denied. What concerns the
+// peer alone is for its own organisation, as its local MSP knows it, even when a
+// channel is named (Fabric's core/aclmgmt).
+func (s *Service) allowed(ctx context.Context, call *endorser.Call) (*peerpb.Response, error) {
+	name, caller, cfg := call.Function(), call.Creator, call.Config
+	resource := acl.Resource(state.Namespace + "/" + name)
+	refuse := func(decision string, err error) *peerpb.Response {
+		s.cfg.Logger.WarnContext(ctx, "lifecycle call refused", "function", name, "channel", call.ChannelID, "creator", call.Creator.String(), "decision", decision, "error", err)
+		return endorser.Failure("Failed to authorize invocation due to failed ACL check: access denied (decision %s)", decision)
+	}
+	if resource.Local() {
+		id, err := s.cfg.LocalMSP.Identity(ctx, caller.Serialized)
+		if msp.IsInvalid(err) {
+			return refuse("none", err), nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("creator's identity: %w", err)
+		}
+		caller, cfg = id, nil
+	}
+	decision, err := s.cfg.Access.Check(ctx, cfg, acl.Request{
+		Resource: resource, Channel: call.ChannelID, Chaincode: state.Namespace, Function: name, Caller: caller, RemoteAddr: call.RemoteAddr,
+	})
+	if errors.Is(err, acl.ErrDenied) {
+		return refuse(decision.ID, err), nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("access to %s: %w", name, err)
+	}
+	return nil, nil
 }

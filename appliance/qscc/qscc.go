@@ -16,6 +16,7 @@ import (
 	"strongroom/appliance/endorser"
 	"strongroom/channel/configtx"
 	"strongroom/ledger"
+	"strongroom/msp"
 	"strongroom/wire/commonpb"
 	"strongroom/wire/peerpb"
 )
@@ -137,11 +138,15 @@ func (q *Queries) Invoke(ctx context.Context, call *endorser.Call) (*peerpb.Resp
 	// may read is the queried channel's matter.
 	creator := call.Creator
 	if call.ChannelID != channelID {
-		var err error
-		if creator, err = cfg.Identity(ctx, call.Creator.Serialized); err != nil {
+		id, err := cfg.Identity(ctx, call.Creator.Serialized)
+		if err != nil && !msp.IsInvalid(err) {
+			return nil, fmt.Errorf("creator's identity: %w", err)
+		}
+		if err != nil {
 			q.cfg.Logger.WarnContext(ctx, "query refused", "function", name, "channel", channelID, "error", err)
 			return endorser.Failure("access denied for [%s][%s]", name, channelID), nil
 		}
+		creator = id
 	}
 	decision, err := q.cfg.Access.Check(ctx, cfg, acl.Request{
 		Resource: acl.Resource(Name + "/" + name), Channel: channelID, Chaincode: Name, Function: name,
