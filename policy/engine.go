@@ -65,6 +65,10 @@ func NewEngine(cfg Config) (*Engine, error) {
 	return e, nil
 }
 
+// DecisionID makes an id for a decision: unique in this process and, but for chance,
+// among processes.
+func (e *Engine) DecisionID() string { return e.ids.take() }
+
 // Signature compiles a signature policy, or finds it compiled. An error that wraps
 // ErrInvalid says that the policy's content is at fault, on every peer alike.
 func (e *Engine) Signature(set Principals, env *commonpb.SignaturePolicyEnvelope) (*Policy, error) {

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/topdown"
@@ -318,6 +319,7 @@ func evalQuery(ctx context.Context, c *ast.Compiler, d *data, query ast.Body, in
 		WithCancel(cancel).
 		WithStrictBuiltinErrors(true).
 		WithSeed(noSeed{}).
+		WithTime(noTime).
 		Run(ctx)
 	switch {
 	case err == nil:
@@ -327,6 +329,9 @@ func evalQuery(ctx context.Context, c *ast.Compiler, d *data, query ast.Body, in
 	}
 	return nil, fmt.Errorf("%w: %w", ErrEvaluation, err)
 }
+
+// noTime is the clock of every evaluation: it stands still.
+var noTime = time.Unix(0, 0)
 
 // noSeed is the random source of an evaluation: there is none.
 type noSeed struct{}
