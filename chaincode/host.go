@@ -137,7 +137,7 @@ func (h *Host) Status() []ServiceStatus {
 		list = append(list, st)
 	}
 	for id, l := range h.dialled {
-		list = append(list, ServiceStatus{PackageID: id, Address: l.address, DialledIn: true, Connected: true, InFlight: l.inFlight()})
+		list = append(list, ServiceStatus{PackageID: id, Address: l.address, DialledIn: true, Connected: l.isReady(), InFlight: l.inFlight()})
 	}
 	return list
 }

@@ -54,6 +54,16 @@ func newService(h *Host, packageID string, c Connection, creds credentials.Trans
 func (s *service) current() (*link, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.live()
+}
+
+// live is the link unless it has ended, which run is about to tell. s.mu is held.
+func (s *service) live() (*link, error) {
+	if s.link != nil {
+		if err := s.link.reason(); err != nil {
+			return nil, err
+		}
+	}
 	return s.link, s.err
 }
 
@@ -65,7 +75,8 @@ func (s *service) await(ctx context.Context) (*link, error) {
 	s.mu.Unlock()
 	for {
 		s.mu.Lock()
-		l, err, attempts, changed := s.link, s.err, s.attempts, s.changed
+		l, err := s.live()
+		attempts, changed := s.attempts, s.changed
 		s.mu.Unlock()
 		if l != nil {
 			return l, nil
