@@ -183,7 +183,12 @@ type file struct {
 // or modes of this machine.
 func pack(files ...file) ([]byte, error) {
 	var out bytes.Buffer
-	zip := gzip.NewWriter(&out)
+	// Stored, not compressed: another version of the compressor must not
+	// change the package id.
+	zip, err := gzip.NewWriterLevel(&out, gzip.NoCompression)
+	if err != nil {
+		return nil, err
+	}
 	archive := tar.NewWriter(zip)
 	for _, f := range files {
 		h := &tar.Header{Name: f.name, Typeflag: tar.TypeReg, Mode: 0o100644, Size: int64(len(f.content)), Format: tar.FormatUSTAR}

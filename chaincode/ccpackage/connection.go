@@ -151,6 +151,9 @@ func (c Connection) Resolve(values map[string]string) (Connection, error) {
 		rest = tail
 	}
 	c.Address = out.String()
+	if err := checkAddress(c.Address); err != nil {
+		return Connection{}, err
+	}
 	return c, c.Validate()
 }
 

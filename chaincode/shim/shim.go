@@ -113,6 +113,9 @@ func Serve(ctx context.Context, cc Chaincode, cfg Config) error {
 	if lis == nil {
 		var err error
 		if lis, err = new(net.ListenConfig).Listen(ctx, "tcp", cfg.Address); err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
 			return fmt.Errorf("chaincode: listen: %w", err)
 		}
 	}
