@@ -45,8 +45,8 @@ type DescribedCapabilities struct {
 // OrganizationDescription is an organisation of peers, of orderers or of both: the
 // groups that name it say which.
 type OrganizationDescription struct {
-	Name  string `yaml:"name"`  // of its group; default the MSP id
-	MSPID msp.ID `yaml:"mspID"` //
+	Name  string `yaml:"name"` // of its group; default the MSP id
+	MSPID msp.ID `yaml:"mspID"`
 	// MSPDir is a Fabric MSP folder, which Resolve reads; MSP is the configuration
 	// itself. Exactly one of them and MSPConfig is given.
 	MSPDir    string           `yaml:"mspDir"`
@@ -135,6 +135,9 @@ func (d *Description) Resolve(dir string) error {
 		o := &d.Organizations[i]
 		if o.MSPDir == "" || o.MSPConfig != nil {
 			continue
+		}
+		if o.MSPID == "" {
+			return fmt.Errorf("channel description: organizations[%d].mspID is empty", i)
 		}
 		conf, err := msp.LoadDirectory(at(o.MSPDir), o.MSPID)
 		if err != nil {

@@ -2,6 +2,7 @@ package configtx_test
 
 import (
 	"slices"
+	"sync"
 	"testing"
 
 	"google.golang.org/protobuf/proto"
@@ -24,7 +25,28 @@ type network struct {
 	config                 *configtx.Config
 }
 
+// shared has the keys, which take a token some time to make, once for all tests.
+var shared struct {
+	sync.Mutex
+	n *network
+}
+
+// newNetwork returns a network with a description and a configuration of its own.
 func newNetwork(t testing.TB) *network {
+	t.Helper()
+	shared.Lock()
+	if shared.n == nil {
+		shared.n = makeNetwork(t)
+	}
+	n := *shared.n
+	shared.Unlock()
+	d := *n.description
+	n.description = &d
+	n.rebuild(t)
+	return &n
+}
+
+func makeNetwork(t testing.TB) *network {
 	t.Helper()
 	token := bccsptest.OpenShared(t)
 	n := &network{
@@ -42,7 +64,6 @@ func newNetwork(t testing.TB) *network {
 		Orderer:     configtx.OrdererDescription{Organizations: []string{"OrdererMSP"}},
 		Application: configtx.ApplicationDescription{Organizations: []string{"Org1MSP", "Org2MSP"}, ACLs: map[string]string{"peer/Propose": "Writers", "event/Block": "/Channel/Readers"}},
 	}
-	n.rebuild(t)
 	return n
 }
 

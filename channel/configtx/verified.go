@@ -44,19 +44,10 @@ func (c *Config) Verified(ctx context.Context, signed []Signed) ([]*msp.Identity
 		}
 		return []*msp.Identity{id}, nil
 	}
-	ids := make([]*msp.Identity, len(signed))
-	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(maxParallel)
-	for i := range signed {
-		g.Go(func() (err error) {
-			ids[i], err = c.identity(gctx, signed[i].Identity)
-			return err
-		})
-	}
-	if err := g.Wait(); err != nil {
+	ids, err := c.identities(ctx, signed)
+	if err != nil {
 		return nil, err
 	}
-
 	groups := make(map[signer][]int, len(signed))
 	for i, id := range ids {
 		if id != nil {
@@ -65,7 +56,7 @@ func (c *Config) Verified(ctx context.Context, signed []Signed) ([]*msp.Identity
 		}
 	}
 	good := make([]bool, len(signed))
-	g, gctx = errgroup.WithContext(ctx)
+	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(maxParallel)
 	for _, indexes := range groups {
 		g.Go(func() error {
@@ -98,6 +89,30 @@ func (c *Config) Verified(ctx context.Context, signed []Signed) ([]*msp.Identity
 type signer struct {
 	msp         msp.ID
 	certificate [sha256.Size]byte
+}
+
+// identities resolves the signers; nil for one that is not valid. Few are as a rule
+// known already, so only many are worth goroutines.
+func (c *Config) identities(ctx context.Context, signed []Signed) ([]*msp.Identity, error) {
+	ids := make([]*msp.Identity, len(signed))
+	if len(signed) <= 4 {
+		for i := range signed {
+			var err error
+			if ids[i], err = c.identity(ctx, signed[i].Identity); err != nil {
+				return nil, err
+			}
+		}
+		return ids, nil
+	}
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(maxParallel)
+	for i := range signed {
+		g.Go(func() (err error) {
+			ids[i], err = c.identity(gctx, signed[i].Identity)
+			return err
+		})
+	}
+	return ids, g.Wait()
 }
 
 // identity is nil for one that is not valid.
