@@ -15,36 +15,15 @@ import (
 	"strongroom/wire/rwsetpb"
 )
 
-// State is a simulator as the chaincode host reads and writes it.
-func State(sim *ledger.Simulator) chaincode.State { return simState{sim} }
+var _ chaincode.State = (*ledger.Simulator)(nil)
 
-// simState passes everything on; what it adds are the types of the iterators and
-// the first page's place, which the two packages name on their own.
-type simState struct{ *ledger.Simulator }
-
-func (s simState) Range(namespace, start, end string) (chaincode.KVIterator, error) {
-	return s.Simulator.Range(namespace, start, end)
-}
-
-func (s simState) RangePage(namespace, start, end string, pageSize int32) (chaincode.PageIterator, error) {
-	it, err := s.Simulator.RangePage(namespace, start, end, pageSize, "")
-	if err != nil {
-		return nil, err
-	}
-	return pageIterator{it}, nil
-}
-
-func (s simState) History(namespace, key string) (chaincode.HistoryIterator, error) {
-	return s.Simulator.History(namespace, key)
-}
-
-// simulatorOf finds the simulator that State wrapped.
+// simulatorOf is the simulator behind a chaincode's state.
 func simulatorOf(s chaincode.State) (*ledger.Simulator, error) {
-	own, ok := s.(simState)
+	sim, ok := s.(*ledger.Simulator)
 	if !ok {
 		return nil, fmt.Errorf("state of the calling chaincode is a %T: calls are possible within a proposal only", s)
 	}
-	return own.Simulator, nil
+	return sim, nil
 }
 
 // results are what a simulation read and wrote.

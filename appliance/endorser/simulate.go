@@ -120,7 +120,7 @@ func (e *Endorser) execute(ctx context.Context, r *request, run Runnable, sim *l
 	}
 	return e.cfg.Chaincodes.Execute(withRequest(ctx, r), chaincode.Invocation{
 		ChannelID: p.ChannelID(), TxID: p.TxID(), Namespace: name, PackageID: run.PackageID,
-		Input: p.Input, Proposal: r.signed, IsInit: p.Input.GetIsInit(), State: State(sim),
+		Input: p.Input, Proposal: r.signed, IsInit: p.Input.GetIsInit(), State: sim,
 	})
 }
 
