@@ -69,14 +69,23 @@ func (c *chain) admit(ctx context.Context, cfg *configtx.Config, env *commonpb.E
 // signer is the identity that signed a message, or nil and why there is none.
 func (c *chain) signer(ctx context.Context, cfg *configtx.Config, creator, message, sig []byte, checkExpiry bool) (id *msp.Identity, why string, err error) {
 	id, err = cfg.MSPs.Identity(ctx, creator)
-	if msp.IsInvalid(err) {
-		return nil, "the creator is not a valid identity of the channel: " + err.Error(), nil
-	}
-	if err != nil {
+	invalid := msp.IsInvalid(err)
+	if err != nil && !invalid {
 		return nil, "", err
 	}
-	if end := id.ExpiresAt(); checkExpiry && !c.cfg.Now().Before(end) {
-		return nil, "", refuse(commonpb.Status_BAD_REQUEST, "broadcast client identity expired: the creator's certificate ended at %s", end.UTC().Format(time.RFC3339))
+	if checkExpiry {
+		var end time.Time
+		if invalid {
+			end = deliver.CertificateEnd(creator)
+		} else {
+			end = id.ExpiresAt()
+		}
+		if !end.IsZero() && !c.cfg.Now().Before(end) {
+			return nil, "", refuse(commonpb.Status_BAD_REQUEST, "broadcast client identity expired: the creator's certificate ended at %s", end.UTC().Format(time.RFC3339))
+		}
+	}
+	if invalid {
+		return nil, "the creator is not a valid identity of the channel: " + err.Error(), nil
 	}
 	err = id.Verify(ctx, message, sig)
 	if errors.Is(err, bccsp.ErrBadSignature) {

@@ -335,40 +335,38 @@ func (c *chain) writeBlock(batch cutBatch) bool {
 	}
 	c.tail = tail{next: b.Header.Number + 1, hash: wire.BlockHash(b.Header), lastConfig: lastConfig}
 	c.used.Store(uint64(used))
-	if batch.next != nil {
-		c.config.Store(batch.next)
+	if batch.next != nil && !c.adopt(batch.next) {
+		return false
 	}
 	c.publish(raw, b.Header.Number)
 	for _, e := range batch.entries {
 		c.backlog.Release(weight(e.size))
 	}
 	c.cfg.Logger.Debug("block written", "channel", c.id, "block", b.Header.Number, "envelopes", len(envelopes), "bytes", len(raw))
-	if batch.next != nil {
-		return c.applied(batch)
+	if err := c.health.halted(); err != nil {
+		c.end(err)
+		return false
+	}
+	if batch.applied != nil {
+		close(batch.applied)
 	}
 	return true
 }
 
-// applied lets the cut stage go on under the new configuration, if this node may
-// still sign blocks under it.
-func (c *chain) applied(batch cutBatch) bool {
-	c.cfg.Logger.Info("configuration changed", "channel", c.id, "sequence", batch.next.Sequence, "block", c.tail.lastConfig)
-	var not *notOrderer
-	ok := c.persist("identity", func(ctx context.Context) error {
-		err := maySign(ctx, batch.next, c.cfg.Identity)
+// adopt puts a configuration in force. If this node may not sign blocks under it,
+// the configuration's own block is its last. It returns false when the channel
+// closes before that is known.
+func (c *chain) adopt(next *configtx.Config) bool {
+	c.config.Store(next)
+	c.cfg.Logger.Info("configuration changed", "channel", c.id, "sequence", next.Sequence, "block", c.tail.lastConfig)
+	return c.persist("identity", func(ctx context.Context) error {
+		err := maySign(ctx, next, c.cfg.Identity)
+		var not *notOrderer
 		if errors.As(err, &not) {
+			c.health.halt(not)
+			c.cfg.Logger.Error("channel makes no further blocks", "channel", c.id, "reason", not)
 			return nil
 		}
 		return err
 	})
-	if not != nil {
-		c.health.halt(not)
-		c.end(not)
-		c.cfg.Logger.Error("channel makes no further blocks", "channel", c.id, "reason", not)
-		return false
-	}
-	if ok {
-		close(batch.applied)
-	}
-	return ok
 }

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/peer"
 	"google.golang.org/protobuf/proto"
 
+	"strongroom/wire"
 	"strongroom/wire/commonpb"
 	"strongroom/wire/msppb"
 	"strongroom/wire/ordererpb"
@@ -33,36 +34,28 @@ type Request struct {
 
 // parseRequest decodes an envelope. Its errors are the client's: BAD_REQUEST.
 func parseRequest(env *commonpb.Envelope) (*Request, error) {
-	var payload commonpb.Payload
-	if err := proto.Unmarshal(env.GetPayload(), &payload); err != nil {
-		return nil, fmt.Errorf("payload does not decode: %w", err)
-	}
-	if payload.Header == nil {
-		return nil, errors.New("payload has no header")
+	e, fault := wire.ParseEnvelope(env)
+	if fault != nil {
+		return nil, fault
 	}
 	r := &Request{
-		Payload:         env.GetPayload(),
-		Signature:       env.GetSignature(),
-		ChannelHeader:   new(commonpb.ChannelHeader),
-		SignatureHeader: new(commonpb.SignatureHeader),
+		ChannelHeader:   e.ChannelHeader,
+		SignatureHeader: e.SignatureHeader,
+		Payload:         e.Payload,
+		Signature:       e.Signature,
 		Seek:            new(ordererpb.SeekInfo),
 	}
-	if err := proto.Unmarshal(payload.Header.ChannelHeader, r.ChannelHeader); err != nil {
-		return nil, fmt.Errorf("channel header does not decode: %w", err)
-	}
-	if err := proto.Unmarshal(payload.Header.SignatureHeader, r.SignatureHeader); err != nil {
-		return nil, fmt.Errorf("signature header does not decode: %w", err)
-	}
-	if err := proto.Unmarshal(payload.Data, r.Seek); err != nil {
+	if err := proto.Unmarshal(e.Data, r.Seek); err != nil {
 		return nil, fmt.Errorf("seek info does not decode: %w", err)
 	}
-	r.Expires = expiry(r.SignatureHeader.Creator)
+	r.Expires = CertificateEnd(r.SignatureHeader.Creator)
 	return r, nil
 }
 
-// expiry is when the certificate of a serialized identity ends, or zero: an
-// identity that is no certificate cannot expire, it can only fail to verify.
-func expiry(creator []byte) time.Time {
+// CertificateEnd is when the certificate of a serialized identity ends, whether it is
+// valid or not, or zero: an identity that is no certificate cannot expire, it can
+// only fail to verify.
+func CertificateEnd(creator []byte) time.Time {
 	var id msppb.SerializedIdentity
 	if proto.Unmarshal(creator, &id) != nil {
 		return time.Time{}
