@@ -54,8 +54,7 @@ func (t *Token) CloseAnchor(ctx context.Context) error {
 }
 
 func breakSession(s *session) error {
-	s.close()
-	return nil
+	return s.err("C_CloseSession", s.token.module.ctx.CloseSession(s.handle))
 }
 
 // Hang occupies one session until release is closed, as a module that hangs does.

@@ -96,7 +96,8 @@ func (s *session) publicKey(object p11.ObjectHandle) (*bccsp.PublicKey, error) {
 	return bccsp.NewPublicKey(pub)
 }
 
-// checkSecret refuses a key that could leave the token, by what the token says of it.
+// checkSecret refuses a key that could leave the token, by what the token says of it
+// and by asking for its value.
 func (s *session) checkSecret(object p11.ObjectHandle) error {
 	sensitive, err := s.flag(object, p11.CKA_SENSITIVE)
 	if err != nil {
@@ -108,6 +109,25 @@ func (s *session) checkSecret(object p11.ObjectHandle) error {
 	}
 	if !sensitive || extractable {
 		return fmt.Errorf("it can leave the token (sensitive %t, extractable %t): make a new key in the token with `strongroom token init` or `strongroom identity new`", sensitive, extractable)
+	}
+	if value, err := s.attribute(object, p11.CKA_VALUE); err == nil && len(value) > 0 {
+		clear(value)
+		return errors.New("the token gives its value away, though it calls it sensitive: do not use this token")
+	}
+	return nil
+}
+
+// keyWraps are the mechanisms by which a key could be asked out of the token.
+var keyWraps = [][]*p11.Mechanism{keyWrap, {p11.NewMechanism(p11.CKM_AES_KEY_WRAP_PAD, nil)}}
+
+// checkUnwrappable refuses a key that the token lets out under a wrapping key. What a
+// token says of its keys is not always what it does.
+func (s *session) checkUnwrappable(wrapping, object p11.ObjectHandle) error {
+	for _, mechanism := range keyWraps {
+		if out, err := s.token.module.ctx.WrapKey(s.handle, mechanism, wrapping, object); err == nil {
+			clear(out)
+			return errors.New("the token wraps it, though it calls it not extractable: do not use this token")
+		}
 	}
 	return nil
 }

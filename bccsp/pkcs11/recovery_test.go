@@ -171,3 +171,35 @@ func TestClosedTokenSaysSo(t *testing.T) {
 	// The module starts again for the next one.
 	bccsptest.OpenWith(t, cfg)
 }
+
+func TestCloseDoesNotWaitForAHungCall(t *testing.T) {
+	ctx, cfg := context.Background(), bccsptest.Config(t)
+	cfg.Sessions, cfg.CallTimeout = 1, time.Second
+	token, err := pkcs11.Open(ctx, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	entered, release := make(chan struct{}), make(chan struct{})
+	defer close(release)
+	hung, waits := make(chan error, 1), make(chan error, 1)
+	go func() { hung <- token.Hang(ctx, entered, release) }()
+	<-entered
+	go func() {
+		_, err := token.Random(ctx, 8)
+		waits <- err
+	}()
+	if err := token.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-hung; !errors.Is(err, pkcs11.ErrTimeout) {
+		t.Errorf("got %v, want ErrTimeout", err)
+	}
+	if err := <-waits; !errors.Is(err, pkcs11.ErrClosed) {
+		t.Errorf("got %v, want ErrClosed", err)
+	}
+	// The module was not finalized under the hung call: other tokens can be opened.
+	cfg.CallTimeout = 0
+	if _, err := bccsptest.OpenWith(t, cfg).Random(ctx, 8); err != nil {
+		t.Error(err)
+	}
+}

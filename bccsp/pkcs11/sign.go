@@ -124,6 +124,11 @@ func (s *session) loadSigningKey(k *privateKey, object p11.ObjectHandle) error {
 	if err := s.checkSecret(object); err != nil {
 		return err
 	}
+	if w := s.token.wrappingKey(); w != nil {
+		if err := s.checkUnwrappable(w.handle.Load().object, object); err != nil {
+			return err
+		}
+	}
 	may, err := s.flag(object, p11.CKA_SIGN)
 	if err != nil {
 		return err

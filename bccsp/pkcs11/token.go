@@ -34,7 +34,6 @@ type Token struct {
 	signing    map[string]*privateKey
 	wrapping   *wrappingKey
 
-	closing   chan struct{}
 	closeOnce sync.Once
 	closeErr  error
 
@@ -109,11 +108,11 @@ func bounded(ctx context.Context, limit time.Duration, f func() error, undo func
 func open(ctx context.Context, cfg Config, m *module, found foundToken) (*Token, error) {
 	t := &Token{
 		cfg: cfg, module: m, slot: found.slot, generation: m.generation,
-		signing: make(map[string]*privateKey), closing: make(chan struct{}),
+		signing: make(map[string]*privateKey),
 	}
 	t.info = tokenInfo(m, found)
-	t.anchor = &queue{token: t, work: make(chan *job)}
-	t.pool = &queue{token: t, work: make(chan *job)}
+	t.anchor = &queue{token: t}
+	t.pool = &queue{token: t}
 	t.foreign = newKeyCache(t, cfg.KeyCache)
 	if err := t.start(ctx, found.info); err != nil {
 		t.stop()
@@ -192,7 +191,8 @@ func (t *Token) stop() {
 	t.life.Lock()
 	t.closed = true
 	t.life.Unlock()
-	close(t.closing)
+	t.pool.close()
+	t.anchor.close()
 	ended := make(chan struct{})
 	go func() {
 		t.tasks.Wait()
@@ -206,6 +206,8 @@ func (t *Token) stop() {
 		// A call hangs in the module and cannot be called back: the module can no
 		// longer be finalized, and what waits for it goes down with the process.
 		t.module.markStuck()
+		t.pool.fail()
+		t.anchor.fail()
 	}
 }
 
