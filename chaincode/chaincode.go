@@ -64,31 +64,33 @@ type State interface {
 	// Range reads the keys of [start, end) in byte order; an empty end is the
 	// end of the namespace.
 	Range(namespace, start, end string) (KVIterator, error)
-	// RangePage is Range for at most pageSize rows. Its iterator's Bookmark
-	// is the key at which the next page starts.
-	RangePage(namespace, start, end string, pageSize int32) (PageIterator, error)
+	// RangePage is Range for at most pageSize rows from bookmark on, "" meaning
+	// from start.
+	RangePage(namespace, start, end string, pageSize int32, bookmark string) (PageIterator, error)
 	// History reads the committed changes of a key, the newest first.
 	History(namespace, key string) (HistoryIterator, error)
 }
 
 // KVIterator walks the rows of a range. Next returns nil at the end. Close is
-// called exactly once, also after an error.
-type KVIterator interface {
+// called exactly once, also after an error. It and the iterators below are aliases
+// of unnamed types, so that a State need not import this package.
+type KVIterator = interface {
 	Next() (*queryresultpb.KV, error)
 	Close()
 }
 
-// PageIterator is a KVIterator over one page.
-type PageIterator interface {
-	KVIterator
-	// Bookmark is the key after the last row that Next returned, "" if the
-	// range is exhausted. It is called before Close and ends the reading.
-	Bookmark() (string, error)
+// PageIterator is a KVIterator over one page. Bookmark is the key at which the
+// next page starts, "" after the last; it is asked once, before Close, and ends
+// the reading.
+type PageIterator = interface {
+	Next() (*queryresultpb.KV, error)
+	Bookmark() string
+	Close()
 }
 
 // HistoryIterator walks the changes of a key. Next returns nil at the end. Close
 // is called exactly once.
-type HistoryIterator interface {
+type HistoryIterator = interface {
 	Next() (*queryresultpb.KeyModification, error)
 	Close()
 }

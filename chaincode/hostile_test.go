@@ -38,7 +38,7 @@ type script struct {
 func (s script) Connect(stream peerpb.Chaincode_ConnectServer) error { return s.run(stream) }
 
 // hostile serves a script and returns a peer that is connected to it.
-func hostile(t *testing.T, cfg chaincode.Config, run func(s peerpb.Chaincode_ConnectServer) error) *chaincodetest.Peer {
+func hostile(t testing.TB, cfg chaincode.Config, run func(s peerpb.Chaincode_ConnectServer) error) *chaincodetest.Peer {
 	t.Helper()
 	lis, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -380,9 +380,9 @@ func TestKeepalive(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	// The shim answers, so that its connection stays.
-	good := chaincodetest.Start(t, everything{}, chaincode.Config{Keepalive: 10 * time.Millisecond})
+	good := chaincodetest.Start(t, everything{}, chaincode.Config{Keepalive: 300 * time.Millisecond})
 	inv = good.Invocation(good.Store.Simulate(""), nil, "hang")
-	inv.Timeout = 200 * time.Millisecond // twenty times the interval
+	inv.Timeout = time.Second // more than three times the interval
 	if _, err := good.Host.Execute(t.Context(), inv); !errors.Is(err, chaincode.ErrTimeout) {
 		t.Errorf("%v", err)
 	}

@@ -30,25 +30,19 @@ func (tx *transaction) getRange(_ context.Context, r *peerpb.GetStateByRange) ([
 	if err := proto.Unmarshal(r.Metadata, &md); err != nil {
 		return nil, fmt.Errorf("query metadata: unmarshal failed: %w", err)
 	}
-	if md.PageSize < 0 {
-		return nil, fmt.Errorf("page size %d is negative", md.PageSize)
-	}
 	if err := tx.roomForQuery(); err != nil {
 		return nil, err
 	}
 	q := &query{limit: tx.host.cfg.MaxQueryResults}
 	if md.PageSize != 0 || md.Bookmark != "" {
-		start := r.StartKey
-		if md.Bookmark != "" { // a bookmark is the key to go on from
-			start = md.Bookmark
+		if md.PageSize < 1 {
+			return nil, fmt.Errorf("page size is %d: it must be 1 or more", md.PageSize)
 		}
-		it, err := tx.State.RangePage(tx.Namespace, start, r.EndKey, md.PageSize)
+		it, err := tx.State.RangePage(tx.Namespace, r.StartKey, r.EndKey, md.PageSize, md.Bookmark)
 		if err != nil {
 			return nil, err
 		}
-		if md.PageSize > 0 {
-			q.limit = min(q.limit, int(md.PageSize))
-		}
+		q.limit = min(q.limit, int(md.PageSize))
 		q.page, q.next, q.close = it, rows(it.Next), it.Close
 		return tx.open(q)
 	}
@@ -158,11 +152,8 @@ func (tx *transaction) last(q *query) ([]byte, error) {
 	defer tx.drop(q)
 	resp := &peerpb.QueryResponse{Results: q.pending, Id: q.id}
 	if q.page != nil {
-		bookmark, err := q.page.Bookmark()
-		if err != nil {
-			return nil, err
-		}
-		if resp.Metadata, err = proto.Marshal(&peerpb.QueryResponseMetadata{FetchedRecordsCount: int32(q.rows), Bookmark: bookmark}); err != nil {
+		var err error
+		if resp.Metadata, err = proto.Marshal(&peerpb.QueryResponseMetadata{FetchedRecordsCount: int32(q.rows), Bookmark: q.page.Bookmark()}); err != nil {
 			return nil, err
 		}
 	}

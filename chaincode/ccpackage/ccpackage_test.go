@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"compress/gzip"
+	"io"
 	"strings"
 	"testing"
 	"time"
@@ -104,8 +105,8 @@ func TestParseRefuses(t *testing.T) {
 		{"empty", nil, "not a gzip archive"},
 		{"not tar", gz(t, bytes.Repeat([]byte("x"), 1000)), "not a tar archive"},
 		{"large", make([]byte, MaxPackageBytes+1), "at most"},
-		{"bomb", gz(t, make([]byte, maxUnpacked+10)), ""},
-		{"bomb file", archive(t, file{"metadata.json", make([]byte, maxUnpacked+10)}), "unpacks to more than"},
+		{"bomb", gz(t, tarOf(t, file{"metadata.json", make([]byte, maxUnpacked+10)})), "unpacks to more than"},
+		{"bomb of nothing", gz(t, make([]byte, maxUnpacked+10)), "metadata.json is missing"},
 		{"many", archive(t, meta, file{"code.tar.gz", archive(t, many...)}), "more than 1000 entries"},
 		{"link", link, "links and devices are refused"},
 		{"traversal", archive(t, meta, file{"../../etc/cron", nil}), "leads out of the package"},
@@ -127,6 +128,20 @@ func TestParseRefuses(t *testing.T) {
 			t.Errorf("%s: %v", c.name, err)
 		}
 	}
+}
+
+// tarOf is pack without the compression.
+func tarOf(t *testing.T, f file) []byte {
+	t.Helper()
+	z, err := gzip.NewReader(bytes.NewReader(archive(t, f)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := io.ReadAll(z)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
 }
 
 func gz(t *testing.T, content []byte) []byte {

@@ -129,7 +129,7 @@ func (s *State) Range(namespace, start, end string) (chaincode.KVIterator, error
 }
 
 // RangePage implements chaincode.State.
-func (s *State) RangePage(namespace, start, end string, pageSize int32) (chaincode.PageIterator, error) {
+func (s *State) RangePage(namespace, start, end string, pageSize int32, bookmark string) (chaincode.PageIterator, error) {
 	if len(s.writes) > 0 {
 		return nil, errors.New("the transaction has written; it may not read a page")
 	}
@@ -137,6 +137,9 @@ func (s *State) RangePage(namespace, start, end string, pageSize int32) (chainco
 		return nil, fmt.Errorf("page size %d", pageSize)
 	}
 	s.paged = true
+	if bookmark != "" {
+		start = bookmark
+	}
 	return s.scan(namespace, start, end), nil
 }
 
@@ -168,11 +171,11 @@ func (c *scan) Next() (*queryresultpb.KV, error) {
 	return &queryresultpb.KV{Namespace: c.namespace, Key: k, Value: c.state.values[key{c.namespace, k}]}, nil
 }
 
-func (c *scan) Bookmark() (string, error) {
+func (c *scan) Bookmark() string {
 	if len(c.keys) == 0 {
-		return "", nil
+		return ""
 	}
-	return c.keys[0], nil
+	return c.keys[0]
 }
 
 func (c *scan) Close() { c.state.open-- }
