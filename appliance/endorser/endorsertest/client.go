@@ -119,7 +119,12 @@ func Sign(t testing.TB, by *bccsptest.Identity, payload []byte) *commonpb.Envelo
 // all peers have committed it. It returns its validation code.
 func (n *Network) Submit(t testing.TB, by *bccsptest.Identity, call Call, peers ...*Peer) peerpb.TxValidationCode {
 	t.Helper()
-	signed := Propose(t, by, call)
+	return n.SubmitSigned(t, by, Propose(t, by, call), peers...)
+}
+
+// SubmitSigned is Submit for a proposal that is made already.
+func (n *Network) SubmitSigned(t testing.TB, by *bccsptest.Identity, signed *peerpb.SignedProposal, peers ...*Peer) peerpb.TxValidationCode {
+	t.Helper()
 	proposal, err := wire.ParseSignedProposal(signed)
 	if err != nil {
 		t.Fatal(err)

@@ -1,0 +1,35 @@
+package appliance
+
+import (
+	"crypto/tls"
+	"fmt"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+
+	"strongroom/appliance/config"
+	"strongroom/bccsp"
+)
+
+// maxMessageBytes bounds a gRPC message, as Fabric's peers and orderers do.
+const maxMessageBytes = 100 << 20
+
+// Dial prepares a connection to another node. It connects on the first call.
+func Dial(r config.Remote, verifier bccsp.Verifier) (*grpc.ClientConn, error) {
+	return dial(r, verifier, nil)
+}
+
+func dial(r config.Remote, verifier bccsp.Verifier, certificate *tls.Certificate) (*grpc.ClientConn, error) {
+	roots, err := certPool(r.TLSCACert)
+	if err != nil {
+		return nil, fmt.Errorf("tlsCACert: %w", err)
+	}
+	conn, err := grpc.NewClient(r.Address,
+		grpc.WithTransportCredentials(credentials.NewTLS(clientTLS(verifier, roots, r.ServerName, certificate))),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessageBytes), grpc.MaxCallSendMsgSize(maxMessageBytes)),
+	)
+	if err != nil {
+		return nil, fmt.Errorf("connect to %s: %w", r.Address, err)
+	}
+	return conn, nil
+}

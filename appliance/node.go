@@ -1,0 +1,171 @@
+// Package appliance is the composition root: it builds a peer or an ordering node
+// from its configuration, wires the parts together, and runs them until told to
+// stop. Only it and cmd construct tokens, stores, policy engines and clients.
+package appliance
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"strongroom/appliance/config"
+	"strongroom/appliance/operations"
+	"strongroom/bccsp/pkcs11"
+	"strongroom/channel/configtx"
+	"strongroom/msp"
+	"strongroom/policy"
+	"strongroom/wire/msppb"
+)
+
+// node is what a peer and an ordering node have in common.
+type node struct {
+	log      *slog.Logger
+	metrics  *operations.Metrics
+	ops      *operations.Server // nil without an address
+	token    *pkcs11.Token
+	identity *msp.LocalIdentity
+	engine   *policy.Engine
+}
+
+// OpenToken opens the token of a configuration: it sets the module's environment,
+// logs in once and runs the self-test.
+func OpenToken(ctx context.Context, c config.Token, metrics *operations.Metrics) (*pkcs11.Token, error) {
+	for name, value := range c.Environment {
+		if err := os.Setenv(name, value); err != nil {
+			return nil, fmt.Errorf("token.environment.%s: %w", name, err)
+		}
+	}
+	cfg := pkcs11.Config{
+		Module:           c.Module,
+		TokenLabel:       c.Label,
+		TokenSerial:      c.Serial,
+		PIN:              pkcs11.PINSource{File: c.PIN.File, Env: c.PIN.Env, Credential: c.PIN.Credential},
+		Sessions:         c.Sessions,
+		KeyCache:         c.KeyCache,
+		CallTimeout:      time.Duration(c.CallTimeout),
+		WrappingKeyLabel: c.WrappingKey,
+	}
+	if metrics != nil {
+		cfg.Observe = metrics.HSM
+		cfg.PoolWait = metrics.HSMWait
+	}
+	token, err := pkcs11.Open(ctx, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("token: %w", err)
+	}
+	return token, nil
+}
+
+// LoadIdentity finds a node's key in the token and proves that its certificate is
+// of that key.
+func LoadIdentity(ctx context.Context, token *pkcs11.Token, n config.Node) (*msp.LocalIdentity, error) {
+	certificate, err := os.ReadFile(n.Certificate)
+	if err != nil {
+		return nil, fmt.Errorf("node.certificate: %w", err)
+	}
+	signer, err := token.Signer(ctx, n.Key)
+	if err != nil {
+		return nil, fmt.Errorf("node.key: %w", err)
+	}
+	identity, err := msp.LoadLocalIdentity(msp.ID(n.MSPID), certificate, signer)
+	if err != nil {
+		return nil, fmt.Errorf("node.certificate: %w", err)
+	}
+	return identity, nil
+}
+
+// openNode opens the token, loads the identity and the policy engine, and binds the
+// operations endpoint. On an error nothing stays open.
+func openNode(ctx context.Context, log *slog.Logger, n config.Node, t config.Token, ops config.Operations) (_ *node, err error) {
+	nd := &node{log: log, metrics: operations.NewMetrics()}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, nd.close())
+		}
+	}()
+	if nd.token, err = OpenToken(ctx, t, nd.metrics); err != nil {
+		return nil, err
+	}
+	info := nd.token.Info()
+	log.Info("token is open and passed its self-test", "label", info.Label, "serial", info.Serial, "model", info.Model, "firmware", info.Firmware)
+	if nd.identity, err = LoadIdentity(ctx, nd.token, n); err != nil {
+		return nil, err
+	}
+	warnOfExpiry(log, "identity", nd.identity.Certificate.NotAfter)
+	if nd.engine, err = policy.NewEngine(policy.Config{}); err != nil {
+		return nil, fmt.Errorf("policy engine: %w", err)
+	}
+	if ops.Address != "" {
+		if nd.ops, err = operations.Listen(ops.Address, nd.metrics.Registry, log); err != nil {
+			return nil, err
+		}
+		nd.ops.AddCheck("hsm", nd.token.Healthy)
+	}
+	return nd, nil
+}
+
+func (n *node) deps() configtx.Deps {
+	return configtx.Deps{Verifier: n.token, Engine: n.engine}
+}
+
+func (n *node) close() error {
+	if n.token == nil {
+		return nil
+	}
+	return n.token.Close()
+}
+
+// addDiskCheck makes health fail when the folder cannot be written.
+func (n *node) addDiskCheck(dir string) {
+	if n.ops == nil {
+		return
+	}
+	n.ops.AddCheck("disk", func(context.Context) error {
+		f, err := os.CreateTemp(dir, ".health-*")
+		if err != nil {
+			return err
+		}
+		name := f.Name()
+		_, err = f.Write([]byte("ok"))
+		return errors.Join(err, f.Sync(), f.Close(), os.Remove(name))
+	})
+}
+
+// localMSP is the node's own organisation, for requests that concern no channel.
+func (n *node) localMSP(ctx context.Context, id config.Node) (*msp.Set, error) {
+	conf, err := msp.LoadDirectory(id.MSP, msp.ID(id.MSPID))
+	if err != nil {
+		return nil, fmt.Errorf("node.msp: %w", err)
+	}
+	set, err := msp.NewSet(ctx, n.token, []*msppb.MSPConfig{conf})
+	if err != nil {
+		return nil, fmt.Errorf("node.msp: %w", err)
+	}
+	return set, nil
+}
+
+// expiryWarning is how long before its end a certificate is warned of.
+const expiryWarning = 30 * 24 * time.Hour
+
+func warnOfExpiry(log *slog.Logger, what string, end time.Time) {
+	left := time.Until(end)
+	switch {
+	case left <= 0:
+		log.Error("certificate has expired: renew it, other nodes refuse it", "certificate", what, "notAfter", end)
+	case left < expiryWarning:
+		log.Warn("certificate expires soon: renew it", "certificate", what, "notAfter", end)
+	}
+}
+
+// makeDir makes a private folder for a part of the node's data.
+func makeDir(parts ...string) (string, error) {
+	dir := filepath.Join(parts...)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", fmt.Errorf("data: %w", err)
+	}
+	return dir, nil
+}

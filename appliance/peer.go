@@ -1,0 +1,292 @@
+package appliance
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"strongroom/acl"
+	"strongroom/appliance/config"
+	"strongroom/appliance/cscc"
+	"strongroom/appliance/deliver"
+	"strongroom/appliance/endorser"
+	"strongroom/appliance/gateway"
+	"strongroom/appliance/lifecycle"
+	"strongroom/appliance/qscc"
+	"strongroom/appliance/statements"
+	"strongroom/chaincode"
+	"strongroom/channel/configtx"
+	"strongroom/ledger/seal"
+	"strongroom/msp"
+	"strongroom/ordering"
+	"strongroom/wire/commonpb"
+	"strongroom/wire/gatewaypb"
+	"strongroom/wire/ordererpb"
+	"strongroom/wire/peerpb"
+)
+
+// peer is the composition of one peer's parts.
+type peer struct {
+	*node
+	config   *config.Peer
+	keyring  *seal.Keyring
+	localMSP *msp.Set
+	guard    *acl.Guard
+	channels *channels
+	host     *chaincode.Host
+	endorser *endorser.Endorser
+	ordering *ordering.Service // nil unless it is embedded
+	remotes  []*grpc.ClientConn
+}
+
+// RunPeer runs a peer until ctx ends.
+func RunPeer(ctx context.Context, c *config.Peer, logTo io.Writer) (err error) {
+	if err := harden(); err != nil {
+		return err
+	}
+	log := newLogger(c.Log, c.Node.Name, logTo)
+	n, err := openNode(ctx, log, c.Node, c.Token, c.Operations)
+	if err != nil {
+		return err
+	}
+	p := &peer{node: n, config: c}
+	ctx, cancel := context.WithCancel(ctx)
+	defer func() {
+		cancel()
+		err = errors.Join(err, p.close())
+	}()
+	creds, certificate, err := serverTLS(ctx, n.token, c.Listen)
+	if err != nil {
+		return err
+	}
+	warnOfExpiry(log, "TLS", certificate.Leaf.NotAfter)
+	server, healthServer := newServer(c.Listen, creds)
+	if p.keyring, err = openKeyring(ctx, n, c.Data); err != nil {
+		return err
+	}
+	if p.localMSP, err = n.localMSP(ctx, c.Node); err != nil {
+		return err
+	}
+	if p.guard, err = n.newGuard(ctx, c.Node, c.Policy); err != nil {
+		return err
+	}
+	if c.Ordering.Embedded {
+		if p.ordering, err = n.newOrdering(ctx, c.Data, p.keyring, p.guard, len(c.Listen.ClientCAs) > 0); err != nil {
+			return err
+		}
+		if err := joinGenesis(ctx, p.ordering, c.Ordering.Genesis); err != nil {
+			return err
+		}
+		ordererpb.RegisterAtomicBroadcastServer(server, p.ordering)
+	}
+	if err := p.openServices(ctx, server, certificate); err != nil {
+		return err
+	}
+	n.addDiskCheck(c.Data)
+	return n.run(ctx, server, healthServer, c.Listen)
+}
+
+// close closes what the peer opened, the channels' work first.
+func (p *peer) close() error {
+	var errs []error
+	if p.channels != nil {
+		errs = append(errs, p.channels.close())
+	}
+	if p.host != nil {
+		errs = append(errs, p.host.Close())
+	}
+	for _, conn := range p.remotes {
+		errs = append(errs, conn.Close())
+	}
+	if p.ordering != nil {
+		errs = append(errs, p.ordering.Close())
+	}
+	if p.keyring != nil {
+		errs = append(errs, p.keyring.Close())
+	}
+	return errors.Join(append(errs, p.node.close())...)
+}
+
+// openServices opens the channels and registers the peer's services.
+func (p *peer) openServices(ctx context.Context, server *grpc.Server, certificate *tls.Certificate) error {
+	dir, err := makeDir(p.config.Data, "channels")
+	if err != nil {
+		return err
+	}
+	if p.channels, err = openChannels(ctx, p.node, dir, p.keyring, p.config.Ordering.Endpoints); err != nil {
+		return err
+	}
+	p.host = chaincode.New(p.hostConfig(certificate))
+	if p.endorser, err = p.newEndorser(ctx); err != nil {
+		return err
+	}
+	peerpb.RegisterEndorserServer(server, p.endorser)
+	if p.config.Chaincode.DevMode {
+		p.log.Warn("development mode: chaincode that dials in is accepted from anyone who reaches this port")
+		peerpb.RegisterChaincodeSupportServer(server, p.host)
+	}
+	g, err := p.newGateway()
+	if err != nil {
+		return err
+	}
+	gatewaypb.RegisterGatewayServer(server, g)
+	d, err := deliver.New(deliver.Config{
+		Channels: func(id string) (deliver.Channel, bool) { return find[deliver.Channel](p.channels, id) },
+		Access:   p.guard, MutualTLS: len(p.config.Listen.ClientCAs) > 0, Logger: p.log,
+	})
+	if err != nil {
+		return err
+	}
+	peerpb.RegisterDeliverServer(server, d)
+	return nil
+}
+
+// find gives a joined channel as the interface that a service wants; a channel that
+// is not joined gives a true nil.
+func find[T any](c *channels, id string) (T, bool) {
+	var none T
+	j, ok := c.get(id)
+	if !ok {
+		return none, false
+	}
+	return any(j).(T), true
+}
+
+func (p *peer) hostConfig(certificate *tls.Certificate) chaincode.Config {
+	c := chaincode.Config{
+		ExecuteTimeout:    time.Duration(p.config.Chaincode.ExecuteTimeout),
+		ClientCertificate: certificate,
+		Logger:            p.log,
+		// The endorser is made after the host and set before it serves.
+		Resolve: func(ctx context.Context, caller *chaincode.Invocation, name string, input *peerpb.ChaincodeInput) (chaincode.Target, error) {
+			return p.endorser.Resolve(ctx, caller, name, input)
+		},
+	}
+	if p.config.Chaincode.DevMode {
+		c.AdmitDialIn = func(context.Context, string) error { return nil }
+	}
+	return c
+}
+
+// newEndorser makes the endorser with the peer's system chaincodes.
+func (p *peer) newEndorser(ctx context.Context) (*endorser.Endorser, error) {
+	dir, err := makeDir(p.config.Data, "packages")
+	if err != nil {
+		return nil, err
+	}
+	packages, err := lifecycle.OpenFolder(dir, p.keyring)
+	if err != nil {
+		return nil, err
+	}
+	agreed, err := lifecycle.Open(ctx, lifecycle.Config{
+		MSPID: p.identity.MSPID, LocalMSP: p.localMSP, Access: p.guard, Packages: packages, Services: p.host, Logger: p.log,
+		Channels: func() map[string]lifecycle.Channel {
+			all := map[string]lifecycle.Channel{}
+			for id, j := range p.channels.all() {
+				all[id] = j
+			}
+			return all
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	queries, err := qscc.New(qscc.Config{Access: p.guard, Logger: p.log,
+		Channel: func(id string) (qscc.Ledger, *configtx.Config, bool) {
+			j, ok := p.channels.get(id)
+			if !ok {
+				return nil, nil, false
+			}
+			return j.Ledger(), j.Config(), true
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	configurer, err := cscc.New(cscc.Config{
+		Access: p.guard, Joiner: p.channels, LocalMSP: p.localMSP, Channels: p.channels.ids, Logger: p.log,
+		Channel: func(id string) (*configtx.Config, func() (*commonpb.Block, error), bool) {
+			j, ok := p.channels.get(id)
+			if !ok {
+				return nil, nil, false
+			}
+			return j.Config(), j.configBlock, true
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	provenance := statements.New(statements.Config{
+		Access: p.guard, Signer: p.identity.Serialized, Logger: p.log,
+		Channel: func(id string) (statements.Statements, bool) {
+			j, ok := p.channels.get(id)
+			if !ok {
+				return nil, false
+			}
+			return j.recorder, true
+		},
+	})
+	return endorser.New(endorser.Config{
+		Identity: p.identity, LocalMSP: p.localMSP, Access: p.guard, Chaincodes: p.host, Definitions: agreed, Logger: p.log,
+		Channels: func(id string) (endorser.Channel, bool) { return find[endorser.Channel](p.channels, id) },
+		System:   []endorser.SystemChaincode{agreed, queries, configurer, provenance},
+		Observe: func(o endorser.Observation) {
+			p.metrics.Proposal(string(o.Stage), o.Total)
+		},
+	})
+}
+
+// configBlock is the block that set the channel's configuration in force.
+func (j *joined) configBlock() (*commonpb.Block, error) {
+	last, err := j.ledger.Block(j.ledger.Height() - 1)
+	if err != nil {
+		return nil, err
+	}
+	index := uint64(0)
+	if last.GetHeader().GetNumber() > 0 {
+		if index, err = configtx.LastConfigIndex(last); err != nil {
+			return nil, err
+		}
+	}
+	return j.ledger.Block(index)
+}
+
+// newGateway makes the Gateway service, which endorses here and on the peers of the
+// configuration.
+func (p *peer) newGateway() (*gateway.Gateway, error) {
+	remotes := make(remoteEndorsers, 0, len(p.config.Peers))
+	for _, r := range p.config.Peers {
+		conn, err := dial(r, p.token, nil)
+		if err != nil {
+			return nil, fmt.Errorf("peers: %s: %w", r.Address, err)
+		}
+		p.remotes = append(p.remotes, conn)
+		remotes = append(remotes, gateway.Remote(msp.ID(r.MSPID), r.Address, peerpb.NewEndorserClient(conn)))
+	}
+	return gateway.New(gateway.Config{
+		Local:     gateway.Endorser{MSPID: p.identity.MSPID, Address: p.config.Listen.Address, Process: p.endorser.ProcessProposal},
+		Endorsers: remotes,
+		Channels:  func(id string) (gateway.Channel, bool) { return find[gateway.Channel](p.channels, id) },
+		Orderers: func(id string) (gateway.Orderers, bool) {
+			j, ok := p.channels.get(id)
+			if !ok {
+				return nil, false
+			}
+			return j.orderers, true
+		},
+		Access: p.guard, Logger: p.log,
+	})
+}
+
+// remoteEndorsers are the peers of the configuration; each serves every channel.
+type remoteEndorsers []gateway.Endorser
+
+// Endorsers lists them.
+func (r remoteEndorsers) Endorsers(string) []gateway.Endorser {
+	return append([]gateway.Endorser(nil), r...)
+}

@@ -1,0 +1,110 @@
+// Package statements is the system chaincode `provenance`: it gives the signed
+// statement of a block, and whose key signed it. Fabric has no such chaincode; who
+// may read a block may read its statement.
+package statements
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+
+	"strongroom/acl"
+	"strongroom/appliance/endorser"
+	"strongroom/channel/configtx"
+	"strongroom/ledger/provenance"
+	"strongroom/wire/peerpb"
+)
+
+// Name is the chaincode's name.
+const Name = "provenance"
+
+// resource is what decides who may ask: reading a block.
+const resource = acl.Resource("qscc/GetBlockByNumber")
+
+// Access decides who may call a function. *acl.Guard is one.
+type Access interface {
+	Check(ctx context.Context, cfg *configtx.Config, r acl.Request) (acl.Decision, error)
+}
+
+// Statements finds the statement of a block. *provenance.Recorder is one.
+type Statements interface {
+	Get(number uint64) ([]byte, error)
+}
+
+// Config is what a Service needs.
+type Config struct {
+	Access Access
+	Signer []byte // this peer's serialized identity
+	// Channel finds a joined channel's statements.
+	Channel func(channelID string) (Statements, bool)
+	Logger  *slog.Logger
+}
+
+// Service is `provenance`. It is safe for concurrent use.
+type Service struct{ cfg Config }
+
+var _ endorser.SystemChaincode = (*Service)(nil)
+
+// New makes a Service.
+func New(cfg Config) *Service {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	return &Service{cfg: cfg}
+}
+
+// Name is "provenance".
+func (s *Service) Name() string { return Name }
+
+// Invoke answers GetSigner CHANNEL and GetStatement CHANNEL NUMBER. The channel must
+// be the proposal's own.
+func (s *Service) Invoke(ctx context.Context, call *endorser.Call) (*peerpb.Response, error) {
+	if len(call.Args) < 2 {
+		return endorser.Failure("give a function and a channel, as GetStatement main 7"), nil
+	}
+	if channel := string(call.Args[1]); channel != call.ChannelID {
+		return endorser.Failure("channel %q is not the proposal's, %q", channel, call.ChannelID), nil
+	}
+	decision, err := s.cfg.Access.Check(ctx, call.Config, acl.Request{
+		Resource: resource, Channel: call.ChannelID, Chaincode: Name, Function: call.Function(),
+		Caller: call.Creator, RemoteAddr: call.RemoteAddr,
+	})
+	if errors.Is(err, acl.ErrDenied) {
+		s.cfg.Logger.WarnContext(ctx, "statement refused", "channel", call.ChannelID, "decision", decision.ID)
+		return endorser.Failure("access denied for [%s][%s]: decision %s", call.Function(), call.ChannelID, decision.ID), nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("access to %s: %w", call.Function(), err)
+	}
+	switch call.Function() {
+	case "GetSigner":
+		return endorser.Success(s.cfg.Signer), nil
+	case "GetStatement":
+		return s.statement(call)
+	}
+	return endorser.Failure("function %q is not offered: use GetSigner or GetStatement", call.Function()), nil
+}
+
+func (s *Service) statement(call *endorser.Call) (*peerpb.Response, error) {
+	if len(call.Args) != 3 {
+		return endorser.Failure("give the block's number, as GetStatement main 7"), nil
+	}
+	number, err := strconv.ParseUint(string(call.Args[2]), 10, 64)
+	if err != nil {
+		return endorser.Failure("block number %q is not one", call.Args[2]), nil
+	}
+	statements, ok := s.cfg.Channel(call.ChannelID)
+	if !ok {
+		return endorser.Failure("channel %q has no statements", call.ChannelID), nil
+	}
+	bundle, err := statements.Get(number)
+	if errors.Is(err, provenance.ErrNotFound) {
+		return endorser.Failure("block %d has no statement yet", number), nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("statement of block %d: %w", number, err)
+	}
+	return endorser.Success(bundle), nil
+}
