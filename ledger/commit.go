@@ -103,22 +103,20 @@ func (l *Ledger) commit(b *wire.Block, flags []peerpb.TxValidationCode) error {
 	}
 	setMetadata(b.Proto, flags, p.commitHash)
 	timer("decide")
-	at, stateBatch, err := l.seal(p)
+	if err := l.step("private", func() error { return l.private.settle(p) }); err != nil {
+		return err
+	}
+	at, err := l.seal(p)
 	if err != nil {
 		return err
 	}
 	timer("seal")
-	if err := l.step("private", func() error { return l.private.settle(p) }); err != nil {
-		return err
-	}
-	if err := l.step("append", func() error { return l.log.write(at, l.frame) }); err != nil {
-		return err
-	}
-	if err := l.step("sync", l.log.sync); err != nil {
+	batches, err := l.append(p, at)
+	if err != nil {
 		return err
 	}
 	timer("append")
-	if err := l.apply(p, at, stateBatch); err != nil {
+	if err := l.apply(batches); err != nil {
 		return err
 	}
 	timer("apply")
@@ -261,32 +259,46 @@ func (l *Ledger) blockPlace(number uint64) seal.Place {
 	return seal.Place{Kind: seal.KindBlock, Channel: l.config.ChannelID, Block: number}
 }
 
-// seal makes the block's record in l.frame and the batch for the state, side by side.
-func (l *Ledger) seal(p *plan) (at location, batch *leveldb.Batch, err error) {
+// seal makes the block's record in l.frame and takes a place for it.
+func (l *Ledger) seal(p *plan) (location, error) {
+	number := p.block.Number()
+	plain, err := proto.MarshalOptions{}.MarshalAppend(l.plain[:0], p.block.Proto)
+	if err != nil {
+		return location{}, fmt.Errorf("common.Block: %w", err)
+	}
+	l.plain = plain
+	frame, err := l.config.Keyring.Seal(startFrame(l.frame[:0]), plain, l.blockPlace(number))
+	if err != nil {
+		return location{}, err
+	}
+	l.frame = frame
+	if err := finishFrame(frame, number); err != nil {
+		return location{}, err
+	}
+	return l.log.place(len(frame))
+}
+
+// batches are what brings the stores up to a block.
+type batches struct{ index, state, history *leveldb.Batch }
+
+// append has the block on the disk. While the disk is busy the values are sealed
+// and the batches made.
+func (l *Ledger) append(p *plan, at location) (out batches, err error) {
 	var g errgroup.Group
 	g.Go(func() error {
-		number := p.block.Number()
-		plain, err := proto.Marshal(p.block.Proto)
-		if err != nil {
-			return fmt.Errorf("common.Block: %w", err)
-		}
-		frame, err := l.config.Keyring.Seal(startFrame(l.frame[:0]), plain, l.blockPlace(number))
-		if err != nil {
+		if err := l.step("append", func() error { return l.log.write(at, l.frame) }); err != nil {
 			return err
 		}
-		if err := finishFrame(frame, number); err != nil {
-			return err
-		}
-		l.frame = frame
-		at, err = l.log.place(len(frame))
-		return err
+		return l.step("sync", l.log.sync)
 	})
 	g.Go(func() error {
 		var err error
-		batch, err = l.stateBatch(p)
+		out.state, err = l.stateBatch(p)
 		return err
 	})
-	return at, batch, g.Wait()
+	out.index = l.index.batch(p.block, p.flags, p.seen, at)
+	out.history = historyBatch(p.block, p.flags)
+	return out, g.Wait()
 }
 
 // sealChunk is how many values one goroutine seals at a time.
@@ -338,15 +350,11 @@ func (l *Ledger) stateBatch(p *plan) (*leveldb.Batch, error) {
 }
 
 // apply brings the stores up to the block, all at once.
-func (l *Ledger) apply(p *plan, at location, stateBatch *leveldb.Batch) error {
+func (l *Ledger) apply(b batches) error {
 	var g errgroup.Group
-	g.Go(func() error {
-		return l.step("index", func() error { return l.index.write(l.index.batch(p.block, p.flags, p.seen, at)) })
-	})
-	g.Go(func() error { return l.step("state", func() error { return l.state.write(stateBatch) }) })
-	g.Go(func() error {
-		return l.step("history", func() error { return l.history.write(historyBatch(p.block, p.flags)) })
-	})
+	g.Go(func() error { return l.step("index", func() error { return l.index.write(b.index) }) })
+	g.Go(func() error { return l.step("state", func() error { return l.state.write(b.state) }) })
+	g.Go(func() error { return l.step("history", func() error { return l.history.write(b.history) }) })
 	return g.Wait()
 }
 

@@ -58,6 +58,7 @@ type historyWalk struct {
 	below   uint64 // blocks from this one on are not seen
 	rows    iterator.Iterator
 	started bool
+	closed  bool
 }
 
 func (l *Ledger) newHistoryWalk(ns, key string, below uint64) *historyWalk {
@@ -77,6 +78,9 @@ func (h *historyWalk) move() bool {
 
 // Next returns the next older change, nil at the end.
 func (h *historyWalk) Next() (*queryresultpb.KeyModification, error) {
+	if h.closed {
+		return nil, ErrDone
+	}
 	for h.move() {
 		row := h.rows.Key()
 		if len(row) < historyHeight {
@@ -95,8 +99,11 @@ func (h *historyWalk) Next() (*queryresultpb.KeyModification, error) {
 	return nil, nil
 }
 
-// Close releases the walk. It is not safe to call it while Next runs.
-func (h *historyWalk) Close() { h.rows.Release() }
+// Close releases the walk. Closing twice is no error.
+func (h *historyWalk) Close() {
+	h.closed = true
+	h.rows.Release()
+}
 
 // modification reads out of a block what a transaction wrote to a key.
 func (l *Ledger) modification(ns, key string, at rwset.Height) (*queryresultpb.KeyModification, error) {

@@ -56,7 +56,8 @@ type Ledger struct {
 	usedMeta map[string]bool
 	failed   error // why commits are refused; guarded by commitMu
 	hook     func(step string) error
-	frame    []byte // scratch of a commit
+	plain    []byte // scratch of a commit: the block
+	frame    []byte // scratch of a commit: its record
 
 	mu     sync.RWMutex // guards what follows
 	end    end

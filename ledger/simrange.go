@@ -13,6 +13,7 @@ import (
 // last key that was given, or the range's own end once the caller was told that
 // there is no more.
 type recordedRange struct {
+	sim    *Simulator
 	ns     string
 	end    string
 	rows   *stateScan
@@ -62,10 +63,11 @@ func (s *Simulator) newRange(ns, start, end string, page int) (*recordedRange, e
 		return nil, err
 	}
 	r := &recordedRange{
-		ns: ns, end: end, rows: s.view.scan(ns, start, end), reads: reads,
+		sim: s, ns: ns, end: end, rows: s.view.scan(ns, start, end), reads: reads,
 		info: &kvrwsetpb.RangeQueryInfo{StartKey: start}, left: s.ledger.config.QueryLimit, page: page,
 	}
 	s.ranges = append(s.ranges, r)
+	s.closers = append(s.closers, r)
 	return r, nil
 }
 
@@ -97,7 +99,8 @@ func (r *recordedRange) Next() (*queryresultpb.KV, error) {
 }
 
 // Bookmark returns the key with which the next page starts, "" when there is none.
-// The iterator gives nothing afterwards.
+// The iterator gives nothing afterwards. A failure to read makes the simulation's
+// results fail.
 func (r *recordedRange) Bookmark() string {
 	if r.closed || r.info.ItrExhausted {
 		return ""
@@ -105,6 +108,7 @@ func (r *recordedRange) Bookmark() string {
 	key, err := r.rows.nextKey()
 	r.Close()
 	if err != nil {
+		r.sim.failed = err
 		return ""
 	}
 	return key
@@ -132,4 +136,30 @@ func (r *recordedRange) record(set *rwset.Builder) error {
 	}
 	set.RangeQuery(r.ns, r.info)
 	return nil
+}
+
+// privateRange walks over a range of private keys.
+type privateRange struct {
+	rows   *privateScan
+	closed bool
+}
+
+// Next returns the next key, nil at the end.
+func (r *privateRange) Next() (*queryresultpb.KV, error) {
+	if r.closed {
+		return nil, ErrDone
+	}
+	key, v, err := r.rows.next()
+	if err != nil || v == nil {
+		return nil, err
+	}
+	return &queryresultpb.KV{Namespace: r.rows.ns, Key: key, Value: v.bytes}, nil
+}
+
+// Close releases the iterator. Closing twice is no error.
+func (r *privateRange) Close() {
+	if !r.closed {
+		r.closed = true
+		r.rows.rows.Release()
+	}
 }

@@ -34,10 +34,13 @@ type Simulator struct {
 	txID     string
 	set      rwset.Builder
 	ranges   []*recordedRange
+	closers  []interface{ Close() } // all iterators
 	written  []writtenKey
 	readPvt  map[collectionName]struct{}
 	wrote    bool
 	paged    bool
+	queried  bool  // a range of private keys was read
+	failed   error // of a call that could not return it
 	finished bool
 	done     bool
 }
@@ -65,8 +68,8 @@ func (s *Simulator) Done() {
 		return
 	}
 	s.done = true
-	for _, r := range s.ranges {
-		r.Close()
+	for _, c := range s.closers {
+		c.Close()
 	}
 	s.view.release()
 }
@@ -154,6 +157,9 @@ func (s *Simulator) checkWrite(ns, key string) error {
 	if s.paged {
 		return fmt.Errorf("txid [%s]: unsupported transaction. Transaction has already performed a paginated query. Writes are not allowed", s.txID)
 	}
+	if s.queried {
+		return fmt.Errorf("txid [%s]: unsupported transaction. Transaction has already performed queries on pvt data. Writes are not allowed", s.txID)
+	}
 	s.wrote = true
 	return nil
 }
@@ -189,7 +195,9 @@ func (s *Simulator) History(ns, key string) (rwset.HistoryIterator, error) {
 	if err := s.check(ns, key); err != nil {
 		return nil, err
 	}
-	return s.ledger.newHistoryWalk(ns, key, s.view.height), nil
+	h := s.ledger.newHistoryWalk(ns, key, s.view.height)
+	s.closers = append(s.closers, h)
+	return h, nil
 }
 
 // GetPrivate returns the committed private value of a key, nil when it is not
@@ -241,6 +249,22 @@ func (s *Simulator) readHash(ns, collection, key string) (*value, error) {
 	return v, nil
 }
 
+// RangePrivate walks over the private values on this peer whose keys lie in
+// [start, end); an empty end stands for the last key. What it reads is not
+// recorded, so that transactions which use it cannot write.
+func (s *Simulator) RangePrivate(ns, collection, start, end string) (rwset.KVIterator, error) {
+	if err := s.checkCollection(ns, collection, start); err != nil {
+		return nil, err
+	}
+	if s.wrote {
+		return nil, fmt.Errorf("txid [%s]: unsupported transaction. Queries on pvt data is supported only in a read-only transaction", s.txID)
+	}
+	s.queried = true
+	r := &privateRange{rows: s.view.scanPrivate(ns, collection, start, end)}
+	s.closers = append(s.closers, r)
+	return r, nil
+}
+
 // PutPrivate records a value for a private key; an empty one deletes it.
 func (s *Simulator) PutPrivate(ns, collection, key string, value []byte) error {
 	if err := s.checkPrivateWrite(ns, collection, key); err != nil {
@@ -289,6 +313,9 @@ func (s *Simulator) Results() (public []byte, private *rwsetpb.TxPvtReadWriteSet
 		return nil, nil, err
 	}
 	s.finished = true
+	if s.failed != nil {
+		return nil, nil, s.failed
+	}
 	for _, r := range s.ranges {
 		if err := r.record(&s.set); err != nil {
 			return nil, nil, err

@@ -154,6 +154,19 @@ func (s sealer) open(row []byte, k stateKey) (*value, error) {
 	return v, nil
 }
 
+// openPrivate reads the row of a private value.
+func (s sealer) openPrivate(row []byte, k privateKey) (*value, error) {
+	_, version, sealed, err := rowHead(row)
+	if err != nil {
+		return nil, fmt.Errorf("state of %s: %w", s.privatePlace(k, version), err)
+	}
+	plain, err := s.keyring.Open(nil, sealed, s.privatePlace(k, version))
+	if err != nil {
+		return nil, err
+	}
+	return &value{bytes: plain, version: version}, nil
+}
+
 // stateReader reads state out of one snapshot of the store.
 type stateReader struct {
 	snapshot *leveldb.Snapshot
@@ -216,15 +229,37 @@ func (r *stateReader) private(k privateKey) (*value, error) {
 	if err != nil || row == nil {
 		return nil, err
 	}
-	_, version, sealed, err := rowHead(row)
-	if err != nil {
-		return nil, fmt.Errorf("state of %s: %w", r.sealer.privatePlace(k, version), err)
+	return r.sealer.openPrivate(row, k)
+}
+
+// scanPrivate walks over the private values of a collection in [start, end); an
+// empty end stands for the last key.
+func (r *stateReader) scanPrivate(ns, collection, start, end string) *privateScan {
+	prefix := privateKey{ns: ns, collection: collection}.row(nil)
+	return &privateScan{
+		reader: r, ns: ns, collection: collection, prefix: len(prefix),
+		rows: r.snapshot.NewIterator(prefixRange(prefix, start, end), nil),
 	}
-	plain, err := r.sealer.keyring.Open(nil, sealed, r.sealer.privatePlace(k, version))
-	if err != nil {
-		return nil, err
+}
+
+type privateScan struct {
+	reader         *stateReader
+	ns, collection string
+	prefix         int
+	rows           iterator.Iterator
+}
+
+// next moves on and returns the key and its value, nil at the end.
+func (s *privateScan) next() (string, *value, error) {
+	if !s.rows.Next() {
+		if err := s.rows.Error(); err != nil {
+			return "", nil, fmt.Errorf("store %s: read: %w", s.reader.dir, err)
+		}
+		return "", nil, nil
 	}
-	return &value{bytes: plain, version: version}, nil
+	key := string(s.rows.Key()[s.prefix:])
+	v, err := s.reader.sealer.openPrivate(s.rows.Value(), privateKey{s.ns, s.collection, key})
+	return key, v, err
 }
 
 // privateKeys returns all keys of a collection that have a private value.
