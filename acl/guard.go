@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"sync/atomic"
 	"time"
+	"weak"
 
 	lru "github.com/hashicorp/golang-lru/v2"
 	"google.golang.org/protobuf/proto"
@@ -57,9 +58,10 @@ type rules struct {
 }
 
 // key holds everything that a decision depends on besides the rules. The
-// configuration and the identity are immutable, so their addresses stand for them.
+// configuration and the identity are immutable, so their addresses stand for them;
+// the weak one lets go of a configuration that another has followed.
 type key struct {
-	config              *configtx.Config
+	config              weak.Pointer[configtx.Config]
 	caller              *msp.Identity
 	resource            Resource
 	chaincode, function string
@@ -223,7 +225,7 @@ func (g *Guard) decide(ctx context.Context, config *configtx.Config, r *Request)
 		return deny(nil, Fabric, fmt.Sprintf("the TLS certificate's hash has %d bytes: SHA-256 has 32", n))
 	}
 	rs := g.current.Load()
-	k := key{config: config, caller: r.Caller, resource: r.Resource}
+	k := key{config: weak.Make(config), caller: r.Caller, resource: r.Resource}
 	if rs.any { // else the decision depends on nothing more
 		k.chaincode, k.function, k.host = r.Chaincode, r.Function, host(r.RemoteAddr)
 		k.hasTLS = copy(k.tls[:], r.TLSCertHash) > 0

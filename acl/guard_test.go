@@ -30,7 +30,6 @@ type network struct {
 	set, local          *msp.Set // of the channel; of Org1MSP alone
 	config              *configtx.Config
 	client, admin, peer *msp.Identity // of Org1MSP
-	auditor             *msp.Identity // of Org1MSP, with the unit "auditors" as well
 	client2, admin2     *msp.Identity // of Org2MSP
 	stranger            *msp.Identity
 }
@@ -446,6 +445,31 @@ func TestContextEnds(t *testing.T) {
 	if d := check(t, g, n.config, r); !d.Allowed {
 		t.Errorf("the failure was remembered: %s", d.Reason())
 	}
+}
+
+// TestConcurrent checks while the rules are loaded again, for the race detector: each
+// decision is by the rules of before or of after.
+func TestConcurrent(t *testing.T) {
+	n := newNetwork(t)
+	g, _ := n.newGuard(t, map[Layer]string{Function: layer(Function, "allow if input.function != \"no\"\n")}, nil)
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for i := range 100 {
+				function := []string{"no", "yes", "perhaps"}[i%3]
+				d, err := g.Check(context.Background(), n.config, Request{Resource: ResourceProposePropose, Chaincode: "a", Function: function, Caller: n.client})
+				if d.Allowed != (function != "no") || d.Allowed != (err == nil) {
+					t.Errorf("%s: %+v, %v", function, d, err)
+				}
+			}
+		})
+	}
+	for range 10 {
+		if err := g.Reload(context.Background()); err != nil {
+			t.Error(err)
+		}
+	}
+	wg.Wait()
 }
 
 // TestInput holds the input that layers see against its schema's fields.

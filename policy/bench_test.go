@@ -53,7 +53,11 @@ func BenchmarkMemoMiss(b *testing.B) {
 // BenchmarkTree compiles the 28 policies of a channel of three organisations, with
 // nothing compiled before.
 func BenchmarkTree(b *testing.B) {
-	e, set, root := newTestEngine(b), new(roles), channelGroup(3)
+	e, err := NewEngine(Config{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	set, root := new(roles), channelGroup(3)
 	for b.Loop() {
 		e.programs = newMemo[string, *program](programEntries)
 		if _, err := e.Tree(set, root); err != nil {
@@ -65,7 +69,9 @@ func BenchmarkTree(b *testing.B) {
 // BenchmarkNewEngine is the self-test.
 func BenchmarkNewEngine(b *testing.B) {
 	for b.Loop() {
-		newTestEngine(b)
+		if _, err := NewEngine(Config{}); err != nil {
+			b.Fatal(err)
+		}
 	}
 }
 

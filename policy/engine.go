@@ -22,9 +22,9 @@ type Config struct {
 
 // Bounds of what an Engine remembers.
 const (
-	programEntries   = 2048 // compiled shapes, in each of two generations
-	signatureEntries = 4096 // policies by set and digest, in each of two generations
-	appEntries       = 4096 // application policies of a tree by their bytes
+	programEntries   = 1024 // compiled shapes, in each of two generations
+	signatureEntries = 2048 // policies by set and digest, in each of two generations
+	appEntries       = 2048 // application policies of a tree by their bytes
 )
 
 // Engine compiles and evaluates policies. It is safe for concurrent use.
@@ -127,6 +127,9 @@ func (e *Engine) Tree(set Principals, root *commonpb.ConfigGroup) (*Tree, error)
 // ErrInvalid or ErrNoPolicy are the bytes' fault, on every peer alike: Fabric then
 // calls the transaction an endorsement policy failure.
 func (e *Engine) ApplicationPolicy(set Principals, tree *Tree, b []byte) (*Policy, error) {
+	if set == nil || tree == nil {
+		return nil, errors.New("application policy: the channel's set of principals or its policies are not given")
+	}
 	if p, ok := tree.apps.get(string(b)); ok && p.set == set {
 		return p, nil
 	}

@@ -4,21 +4,24 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"sync"
 	"testing"
 	"time"
 
 	"pgregory.net/rapid"
 )
 
-// newTestEngine makes an engine, self-test and all.
+// newTestEngine gives the engine of this test process.
 func newTestEngine(t testing.TB) *Engine {
 	t.Helper()
-	e, err := NewEngine(Config{})
+	e, err := theEngine()
 	if err != nil {
 		t.Fatal(err)
 	}
 	return e
 }
+
+var theEngine = sync.OnceValues(func() (*Engine, error) { return NewEngine(Config{}) })
 
 // randomNode makes a policy of up to the given depth over the columns; inMeta says
 // that implicit meta policies may still occur, as they do from the root down.
@@ -184,24 +187,24 @@ func TestWideGatesEqualOracle(t *testing.T) {
 func TestLargePolicies(t *testing.T) {
 	e := newTestEngine(t)
 	wide := &node{kind: gate, n: 2}
-	for c := range 3000 {
+	for c := range 1500 {
 		wide.children = append(wide.children, &node{kind: leaf, n: 1, column: c})
 	}
 	deep := &node{kind: leaf, n: 1, column: 0}
 	for range MaxDepth - 1 {
 		deep = &node{kind: gate, n: 1, children: []*node{{kind: leaf, n: 1, column: 1}, deep}}
 	}
-	rows := []row{make(row, wordsFor(3000)), make(row, wordsFor(3000))}
-	rows[0][0], rows[1][2999/64] = 1, 1<<(2999%64)
+	rows := []row{make(row, wordsFor(1500)), make(row, wordsFor(1500))}
+	rows[0][0], rows[1][1499/64] = 1, 1<<(1499%64)
 	ps, err := compile([]*node{wide, deep})
 	if err != nil {
 		t.Fatal(err)
 	}
 	for i, n := range []*node{wide, deep} {
-		if got, _, err := ps[i].run(context.Background(), e, rows, 3000); err != nil || !got || !oracle(n, rows) {
+		if got, _, err := ps[i].run(context.Background(), e, rows, 1500); err != nil || !got || !oracle(n, rows) {
 			t.Errorf("policy %d: %t, %v", i, got, err)
 		}
-		if got, _, err := ps[i].run(context.Background(), e, rows[1:], 3000); err != nil || got || oracle(n, rows[1:]) {
+		if got, _, err := ps[i].run(context.Background(), e, rows[1:], 1500); err != nil || got || oracle(n, rows[1:]) {
 			t.Errorf("policy %d with one signer less: %t, %v", i, got, err)
 		}
 	}

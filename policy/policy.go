@@ -21,8 +21,8 @@ type Principals interface {
 
 // Bounds of what a Policy remembers.
 const (
-	memoEntries     = 1024 // verdicts, in each of two generations
-	identityEntries = 4096 // identities, in each of two generations
+	memoEntries     = 512  // verdicts, in each of two generations
+	identityEntries = 1024 // identities, in each of two generations
 )
 
 // Policy is one compiled policy, bound to the principals of one channel

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -538,6 +539,74 @@ func TestShapesAreShared(t *testing.T) {
 	if len(programs) > 16 || len(tree.policies) < 50 {
 		t.Errorf("%d policies have %d programs", len(tree.policies), len(programs))
 	}
+}
+
+// TestConcurrent compiles and evaluates from many goroutines, for the race detector.
+func TestConcurrent(t *testing.T) {
+	e, set := newTestEngine(t), new(roles)
+	signers := []*msp.Identity{set.identity("Org1MSP", peer), set.identity("Org2MSP", peer), set.identity("Org3MSP", client)}
+	var wg sync.WaitGroup
+	for worker := range 4 {
+		wg.Go(func() {
+			tree, err := e.Tree(set, channelGroup(2+worker%2))
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			for i := range 200 {
+				p, err := tree.Policy("/Channel/Application/Endorsement")
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				some := signers[:i%4]
+				d, err := p.Evaluate(context.Background(), some)
+				if err != nil || d.Allowed != (len(some) >= 2) {
+					t.Errorf("%d signers: %+v, %v", len(some), d, err)
+					return
+				}
+				if _, err := e.Signature(set, anyRole(fmt.Sprintf("Org%dMSP", i%7), peer)); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// FuzzTree feeds any bytes as a channel's configuration.
+func FuzzTree(f *testing.F) {
+	e, set := newTestEngine(f), new(roles)
+	signers := []*msp.Identity{set.identity("Org1MSP", peer), set.identity("Org2MSP", admin)}
+	for _, g := range []*commonpb.ConfigGroup{channelGroup(1), {Policies: map[string]*commonpb.ConfigPolicy{"P": metaPolicy(7, "A/B")}}} {
+		b, err := proto.Marshal(g)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		root := new(commonpb.ConfigGroup)
+		if proto.Unmarshal(b, root) != nil {
+			return
+		}
+		tree, err := e.Tree(set, root)
+		if err != nil {
+			if !errors.Is(err, ErrInvalid) && !errors.Is(err, ErrTooLarge) {
+				t.Errorf("%v", err)
+			}
+			return
+		}
+		for _, path := range tree.Paths() {
+			p, err := tree.Policy(path)
+			if err != nil {
+				t.Errorf("%v", err)
+				continue
+			}
+			decide(t, p, signers...)
+		}
+	})
 }
 
 // FuzzSignaturePolicy feeds any bytes as a signature policy: they are refused, or

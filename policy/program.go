@@ -22,7 +22,7 @@ const (
 	maxSource       = 1 << 20 // bytes of all files of a program
 	maxReasons      = 32
 	maxReason       = 512 // bytes
-	defaultDeadline = 100 * time.Millisecond
+	defaultDeadline = time.Second
 )
 
 // ProgramConfig says what Rego to load and what it decides about.
@@ -37,7 +37,7 @@ type ProgramConfig struct {
 	// which the input does not have is refused when it is loaded. Empty means that
 	// every field is allowed, and that a misspelt one is quietly undefined.
 	Schema []byte
-	// Deadline bounds one evaluation; 0 means 100 ms.
+	// Deadline bounds one evaluation; 0 means a second.
 	Deadline time.Duration
 }
 
