@@ -58,7 +58,9 @@ func (v *Validator) Facts(ctx context.Context, config *configtx.Config, b *commo
 	if err != nil {
 		return nil, err
 	}
-	return v.find(ctx, config, block)()
+	search := newSearch(config, block)
+	search.start(ctx, v.pool)
+	return search.wait()
 }
 
 func (v *Validator) parse(ctx context.Context, b *commonpb.Block) (*wire.Block, error) {
@@ -74,18 +76,30 @@ func (v *Validator) parse(ctx context.Context, b *commonpb.Block) (*wire.Block, 
 	return block, parse.wait()
 }
 
-// find hands a parsed block's checks to the pool and returns once the last one was
-// taken, so that the checks of the next block come after them. The function that
-// it returns waits for the facts.
-func (v *Validator) find(ctx context.Context, config *configtx.Config, block *wire.Block) func() (*Facts, error) {
+// search finds the facts of one parsed block. A check that the token could not
+// answer is made again by the next start; those that were answered are not, so
+// that a token that fails now and then still gets a large block done.
+type search struct {
+	facts  *Facts
+	checks []check
+	batch  *batch
+}
+
+type check struct {
+	run  func(ctx context.Context) error // writes to a place of its own in the facts
+	done bool
+}
+
+func newSearch(config *configtx.Config, block *wire.Block) *search {
 	facts := &Facts{Block: block, Config: config, txs: make([]txFacts, len(block.Txs))}
-	check := v.pool.batch(ctx)
+	s := &search{facts: facts, checks: make([]check, 0, 3*len(block.Txs))}
+	add := func(run func(ctx context.Context) error) { s.checks = append(s.checks, check{run: run}) }
 	for i, tx := range block.Txs {
 		if tx.HeaderFault != nil {
 			continue
 		}
 		fact := &facts.txs[i]
-		check.do(func(ctx context.Context) (err error) {
+		add(func(ctx context.Context) (err error) {
 			fact.creator, err = checkCreator(ctx, config, tx)
 			return err
 		})
@@ -94,21 +108,43 @@ func (v *Validator) find(ctx context.Context, config *configtx.Config, block *wi
 		}
 		fact.endorsements = make([]endorsementFact, len(tx.Endorsed.Endorsements))
 		for j, endorsement := range unique(tx.Endorsed.Endorsements) {
-			check.do(func(ctx context.Context) (err error) {
+			add(func(ctx context.Context) (err error) {
 				fact.endorsements[j].endorser, err = checkEndorsement(ctx, config, tx.Endorsed.ResponsePayload, endorsement)
 				return err
 			})
 		}
 	}
-	return func() (*Facts, error) {
-		if err := check.wait(); err != nil {
-			return nil, err
+	return s
+}
+
+// start hands the checks that are not done to the pool and returns once the last
+// one was taken, so that the checks of the next block come after them. After it
+// comes wait.
+func (s *search) start(ctx context.Context, p *pool) {
+	s.batch = p.batch(ctx)
+	for i := range s.checks {
+		c := &s.checks[i]
+		if c.done {
+			continue
 		}
-		for i := range facts.txs {
-			facts.txs[i].collectSigners()
-		}
-		return facts, nil
+		s.batch.do(func(ctx context.Context) error {
+			err := c.run(ctx)
+			c.done = err == nil
+			return err
+		})
 	}
+}
+
+// wait waits for the checks that start handed out. After an error the search can
+// be started again.
+func (s *search) wait() (*Facts, error) {
+	if err := s.batch.wait(); err != nil {
+		return nil, err
+	}
+	for i := range s.facts.txs {
+		s.facts.txs[i].collectSigners()
+	}
+	return s.facts, nil
 }
 
 // checkCreator checks that a member of the channel created the envelope and signed

@@ -49,7 +49,7 @@ func (c *Channel) record(ctx context.Context, group []committed) error {
 	for i, done := range group {
 		blocks[i] = CommittedBlock{Block: done.block.Proto, Policies: done.policies}
 	}
-	return c.insist(ctx, "recording the provenance of the block", group[0].block.Number(), func() error {
+	return c.insist(ctx, "recording the provenance of block", group[0].block.Number(), func() error {
 		return c.cfg.Recorder.Record(ctx, blocks...)
 	})
 }
@@ -61,7 +61,7 @@ func (c *Channel) record(ctx context.Context, group []committed) error {
 func (c *Channel) catchUp(ctx context.Context, height uint64) error {
 	for number := c.firstUnfinished(); number < height; number++ {
 		var raw *commonpb.Block
-		err := c.insist(ctx, "recording the provenance of the block", number, func() (err error) {
+		err := c.insist(ctx, "recording the provenance of block", number, func() (err error) {
 			if raw, err = c.chain.Block(number); err != nil || c.cfg.Recorder == nil {
 				return err
 			}

@@ -82,8 +82,8 @@ func (c *Channel) whileRunning(ctx context.Context, run func(context.Context, ch
 type pending struct {
 	block     *wire.Block
 	config    *configtx.Config
-	facts     func() (*Facts, error) // waits for them
-	committed chan struct{}          // closed when it is
+	search    *search       // started
+	committed chan struct{} // closed when it is
 }
 
 // session takes blocks from one connection to a source until that ends or a block
@@ -101,26 +101,30 @@ func (c *Channel) session(run context.Context, source Source, finished chan<- co
 			if ctx.Err() != nil {
 				continue
 			}
-			p.facts = c.start(ctx, p)
+			err := c.start(ctx, p)
+			if err != nil {
+				cancel(err)
+				continue
+			}
 			select {
 			case found <- p:
 			case <-ctx.Done():
+				_, _ = p.search.wait() // what it started must end before the session does
 			}
 		}
 	})
 	wg.Go(func() {
 		for p := range found {
-			if ctx.Err() == nil {
-				done, err := c.commit(ctx, p)
-				if err != nil {
-					cancel(err)
-				} else {
-					c.handOn(run, finished, done)
-				}
+			if ctx.Err() != nil {
+				_, _ = p.search.wait()
+				continue
 			}
-			if ctx.Err() != nil && p.facts != nil {
-				_, _ = p.facts() // what it started must end before the session does
+			done, err := c.commit(ctx, p)
+			if err != nil {
+				cancel(err)
+				continue
 			}
+			c.handOn(run, finished, done)
 		}
 	})
 
@@ -149,13 +153,14 @@ func (c *Channel) handOn(run context.Context, finished chan<- committed, done co
 }
 
 // start parses a block and begins to find its facts.
-func (c *Channel) start(ctx context.Context, p *pending) func() (*Facts, error) {
+func (c *Channel) start(ctx context.Context, p *pending) error {
 	block, err := c.validator.parse(ctx, p.block.Proto)
 	if err != nil {
-		return func() (*Facts, error) { return nil, err }
+		return err
 	}
-	p.block = block
-	return c.validator.find(ctx, p.config, block)
+	p.block, p.search = block, newSearch(p.config, block)
+	p.search.start(ctx, c.validator.pool)
+	return nil
 }
 
 // intake checks that blocks are the channel's next. It is used by one goroutine.
@@ -199,7 +204,7 @@ func (in *intake) accept(ctx context.Context, b *commonpb.Block) error {
 			ErrBadBlock, in.next, b.Header.PreviousHash, in.next-1, in.hash)
 	}
 	config := c.Config()
-	err := c.insist(ctx, "checking the orderers' signatures", in.next, func() error {
+	err := c.insist(ctx, "checking the orderers' signatures of block", in.next, func() error {
 		err := configtx.VerifyBlock(ctx, config, b)
 		if bad := (*configtx.InvalidBlockError)(nil); errors.As(err, &bad) {
 			return fmt.Errorf("%w: %w", ErrBadBlock, err)
@@ -250,7 +255,7 @@ func (c *Channel) commit(ctx context.Context, p *pending) (committed, error) {
 	lap(StageFacts)
 	var judgement *Judgement
 	var config *configtx.Config
-	err = c.insist(ctx, "judging the block", number, func() (err error) {
+	err = c.insist(ctx, "judging block", number, func() (err error) {
 		if judgement, err = c.judge(ctx, facts); err != nil {
 			return err
 		}
@@ -283,23 +288,26 @@ func (c *Channel) commit(ctx context.Context, p *pending) (committed, error) {
 	return committed{facts.Block, flags, judgement.Policies}, nil
 }
 
-// awaitFacts waits for a block's facts, and finds them again after a failure of
-// the token or if the configuration is not the one that they were found under.
+// awaitFacts waits for a block's facts. What the token could not answer it is
+// asked again, and if the configuration is not the one that the facts were found
+// under they are found again.
 func (c *Channel) awaitFacts(ctx context.Context, p *pending) (*Facts, error) {
-	facts, err := p.facts()
-	if err == nil && facts.Config == c.Config() {
+	facts, err := p.search.wait()
+	if config := c.Config(); config != p.config {
+		p.search, err = newSearch(config, p.block), nil
+		facts = nil
+	}
+	if facts != nil {
 		return facts, nil
 	}
-	if errors.Is(err, ErrBadBlock) {
-		return nil, err
-	}
 	first := err
-	err = c.insist(ctx, "checking signatures", p.block.Number(), func() (err error) {
+	err = c.insist(ctx, "checking the signatures of block", p.block.Number(), func() error {
 		if first != nil {
 			err, first = first, nil
 			return err
 		}
-		facts, err = c.validator.Facts(ctx, c.Config(), p.block.Proto)
+		p.search.start(ctx, c.validator.pool)
+		facts, err = p.search.wait()
 		return err
 	})
 	return facts, err
