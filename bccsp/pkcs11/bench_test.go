@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -24,17 +25,30 @@ func compare(b *testing.B, n int, raw func(worker int) error, pool func() error)
 	b.Helper()
 	b.ReportAllocs()
 	b.StopTimer()
-	var rawTime, poolTime time.Duration
+	var rawTime, poolTime, rawCPU, poolCPU time.Duration
 	for done := 0; done < b.N; done += turn {
-		count := min(turn, b.N-done)
+		count, before := min(turn, b.N-done), cpu(b)
 		rawTime += share(b, n, count, raw)
+		between := cpu(b)
 		b.StartTimer()
 		poolTime += share(b, n, count, func(int) error { return pool() })
 		b.StopTimer()
+		rawCPU, poolCPU = rawCPU+between-before, poolCPU+cpu(b)-between
 	}
 	b.ReportMetric(float64(b.N)/rawTime.Seconds(), "raw/s")
 	b.ReportMetric(float64(b.N)/poolTime.Seconds(), "pool/s")
 	b.ReportMetric(rawTime.Seconds()/poolTime.Seconds(), "pool:raw")
+	b.ReportMetric(rawCPU.Seconds()/poolCPU.Seconds(), "pool:raw(CPU)")
+}
+
+// cpu is the processor time that this process has used.
+func cpu(b *testing.B) time.Duration {
+	b.Helper()
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // share spreads count calls of f over n goroutines, which know their numbers.

@@ -273,3 +273,62 @@ func TestCacheHoldsNoMoreThanItMay(t *testing.T) {
 		t.Errorf("%d imports of one key", n)
 	}
 }
+
+func TestTokensAreListed(t *testing.T) {
+	cfg := bccsptest.Config(t)
+	infos, err := pkcs11.Tokens(cfg.Module)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for _, info := range infos {
+		if info.Label == cfg.TokenLabel {
+			n++
+			found, err := pkcs11.Find(cfg.Module, "", info.Serial)
+			if err != nil || found.Label != cfg.TokenLabel {
+				t.Errorf("found %+v, %v", found, err)
+			}
+		}
+	}
+	if n != 1 {
+		t.Errorf("token %q is listed %d times: %+v", cfg.TokenLabel, n, infos)
+	}
+	if _, err := pkcs11.Find(cfg.Module, "", "no such serial"); err == nil {
+		t.Error("found a token that is not there")
+	}
+}
+
+// TestObserve sees that operations are reported by kind, false signatures as such.
+func TestObserve(t *testing.T) {
+	ctx, cfg := context.Background(), bccsptest.Config(t)
+	var mu sync.Mutex
+	seen, bad := make(map[string]int), 0
+	cfg.Observe = func(op string, d time.Duration, err error) {
+		mu.Lock()
+		defer mu.Unlock()
+		seen[op]++
+		if errors.Is(err, bccsp.ErrBadSignature) {
+			bad++
+		}
+		if d <= 0 || d > time.Minute {
+			t.Errorf("%s took %s", op, d)
+		}
+	}
+	token := bccsptest.OpenWith(t, cfg)
+	mu.Lock()
+	clear(seen)
+	bad = 0
+	mu.Unlock()
+	digest := sha256.Sum256([]byte("m"))
+	pub, sig := software(t, elliptic.P256(), digest[:])
+	for i := range 4 {
+		d := digest
+		d[0] ^= byte(i % 2)
+		_ = token.VerifyX509(ctx, pub, d[:], sig)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if seen["verify"] != 4 || seen["import"] != 1 || bad != 2 || len(seen) != 2 {
+		t.Errorf("observed %v, %d bad", seen, bad)
+	}
+}
