@@ -29,9 +29,9 @@ const (
 // Bounds of a package. A ccaas package is a few kilobytes: it holds an address
 // and perhaps certificates.
 const (
-	MaxPackageBytes = 8 << 20  // the package as it is installed
-	maxUnpacked     = 32 << 20 // all files of one archive together
-	maxFiles        = 1000     // entries of one archive
+	MaxPackageBytes = 1 << 20 // the package as it is installed
+	maxUnpacked     = 4 << 20 // all files of one archive together
+	maxFiles        = 1000    // entries of one archive
 	maxLabel        = 256
 )
 
