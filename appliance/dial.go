@@ -3,8 +3,10 @@ package appliance
 import (
 	"crypto/tls"
 	"fmt"
+	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials"
 
 	"strongroom/appliance/config"
@@ -26,6 +28,11 @@ func dial(r config.Remote, verifier bccsp.Verifier, certificate *tls.Certificate
 	}
 	conn, err := grpc.NewClient(r.Address,
 		grpc.WithTransportCredentials(credentials.NewTLS(clientTLS(verifier, roots, r.ServerName, certificate))),
+		// A node that restarts is found again within seconds.
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 5 * time.Second},
+			MinConnectTimeout: 5 * time.Second,
+		}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessageBytes), grpc.MaxCallSendMsgSize(maxMessageBytes)),
 	)
 	if err != nil {

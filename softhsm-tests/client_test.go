@@ -9,17 +9,23 @@ import (
 	"encoding/asn1"
 	"encoding/json"
 	"encoding/pem"
+	"fmt"
 	"math/big"
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials"
 
 	"strongroom/appliance/client"
 	"strongroom/bccsp"
 	"strongroom/msp"
+	"strongroom/wire/commonpb"
+	"strongroom/wire/gatewaypb"
+	"strongroom/wire/peerpb"
 )
 
 // userKey is an application user's key in a file: the client's side of the wire.
@@ -43,8 +49,15 @@ func (u userKey) SignDigest(_ context.Context, digest []byte) ([]byte, error) {
 	return asn1.Marshal(struct{ R, S *big.Int }{r, s})
 }
 
+// user is an application user with a connection to its organisation's peer.
+type user struct {
+	*client.Client
+	identity *msp.LocalIdentity
+	conn     *grpc.ClientConn
+}
+
 // dialUser connects to an organisation's peer as its application user.
-func (n network) dialUser(t *testing.T, org string) *client.Client {
+func (n network) dialUser(t *testing.T, org string) *user {
 	t.Helper()
 	file := filepath.Join(n.dir, "gateway-"+org+".json")
 	data, err := os.ReadFile(file)
@@ -78,12 +91,18 @@ func (n network) dialUser(t *testing.T, org string) *client.Client {
 	}
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(read(g.TLSCACert))
-	conn, err := grpc.NewClient(g.Endpoint, grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{RootCAs: roots, ServerName: g.ServerName})))
+	conn, err := grpc.NewClient(g.Endpoint,
+		grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{RootCAs: roots, ServerName: g.ServerName})),
+		// A peer that was killed is asked again at once.
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           backoff.Config{BaseDelay: 20 * time.Millisecond, Multiplier: 1.2, MaxDelay: 100 * time.Millisecond},
+			MinConnectTimeout: 5 * time.Second,
+		}))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	return client.New(identity, conn)
+	return &user{Client: client.New(identity, conn), identity: identity, conn: conn}
 }
 
 // call makes an invocation of the example chaincode.
@@ -93,4 +112,48 @@ func call(function string, args ...string) client.Invocation {
 		inv.Args = append(inv.Args, []byte(a))
 	}
 	return inv
+}
+
+// endorse has the Gateway endorse a proposal and signs the transaction.
+func (u *user) endorse(t *testing.T, proposal *peerpb.SignedProposal, txID string) *commonpb.Envelope {
+	t.Helper()
+	response, err := gatewaypb.NewGatewayClient(u.conn).Endorse(t.Context(), &gatewaypb.EndorseRequest{
+		TransactionId: txID, ChannelId: "main", ProposedTransaction: proposal,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	envelope := response.GetPreparedTransaction()
+	if envelope.Signature, err = u.identity.SignPayload(t.Context(), envelope.GetPayload()); err != nil {
+		t.Fatal(err)
+	}
+	return envelope
+}
+
+// submit has the Gateway hand a transaction to the ordering service.
+func (u *user) submit(t *testing.T, envelope *commonpb.Envelope, txID string) {
+	t.Helper()
+	if _, err := gatewaypb.NewGatewayClient(u.conn).Submit(t.Context(), &gatewaypb.SubmitRequest{
+		TransactionId: txID, ChannelId: "main", PreparedTransaction: envelope,
+	}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// dialOrderer connects to the ordering node.
+func (n network) dialOrderer(t *testing.T) *grpc.ClientConn {
+	t.Helper()
+	roots := x509.NewCertPool()
+	pem, err := os.ReadFile(filepath.Join(n.dir, "orderer", "msp", "tlscacerts", "tlsca.pem"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots.AppendCertsFromPEM(pem)
+	conn, err := grpc.NewClient(fmt.Sprintf("127.0.0.1:%d", n.load(t).Ports.Orderer),
+		grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{RootCAs: roots, ServerName: "localhost"})))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return conn
 }
