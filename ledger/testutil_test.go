@@ -46,7 +46,7 @@ func openIn(dir string, k *seal.Keyring, change ...func(*Config)) (*Ledger, erro
 // newTest opens an empty ledger.
 func newTest(t testing.TB, change ...func(*Config)) *Ledger {
 	t.Helper()
-	return openTest(t, t.TempDir(), sealtest.Keyring(t), change...)
+	return openTest(t, memoryDir(t), sealtest.Keyring(t), change...)
 }
 
 // fabricTx is a line of testdata/fabric/transactions.json.
@@ -157,4 +157,20 @@ func bytesFields(t testing.TB, b []byte) map[protowire.Number][]byte {
 		fields[number], b = value, b[n+m:]
 	}
 	return fields
+}
+
+// memoryDir is a folder in memory where the system has one: thousands of synced
+// writes are no use to these tests.
+func memoryDir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "ledger")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
 }
