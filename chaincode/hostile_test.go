@@ -12,6 +12,7 @@ import (
 	"errors"
 	"math/big"
 	"net"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -471,6 +472,7 @@ func TestDialIn(t *testing.T) {
 	go func() { done <- shim.Dial(ctx, everything{}, shim.Config{Address: address, PackageID: "basic"}) }()
 	<-admitted
 	for !connected(p) {
+		runtime.Gosched()
 	}
 	out, err := p.Submit("put", "a", "1") // found by the chaincode's name
 	same(t, result[string](t, out, err), "ok")

@@ -2,14 +2,8 @@ package chaincodetest
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/asn1"
+	_ "embed" // the client's certificate
 	"encoding/hex"
-	"encoding/pem"
 	"math/big"
 	"net"
 	"sync"
@@ -133,7 +127,7 @@ func (p *Peer) proposal(txID string, input *peerpb.ChaincodeInput, transient map
 	in := p.marshal(&peerpb.ChaincodeInvocationSpec{ChaincodeSpec: &peerpb.ChaincodeSpec{ChaincodeId: &peerpb.ChaincodeID{Name: p.Name}, Input: input}})
 	header := p.marshal(&commonpb.Header{
 		ChannelHeader:   p.marshal(&commonpb.ChannelHeader{Type: int32(commonpb.HeaderType_ENDORSER_TRANSACTION), ChannelId: p.ChannelID, TxId: txID, Timestamp: timestamppb.New(at)}),
-		SignatureHeader: p.marshal(&commonpb.SignatureHeader{Creator: p.marshal(&msppb.SerializedIdentity{Mspid: "Org1MSP", IdBytes: certificate()}), Nonce: []byte(txID)}),
+		SignatureHeader: p.marshal(&commonpb.SignatureHeader{Creator: p.marshal(&msppb.SerializedIdentity{Mspid: "Org1MSP", IdBytes: certificate}), Nonce: []byte(txID)}),
 	})
 	return &peerpb.SignedProposal{ProposalBytes: p.marshal(&peerpb.Proposal{Header: header, Payload: p.marshal(&peerpb.ChaincodeProposalPayload{Input: in, TransientMap: transient})})}
 }
@@ -147,19 +141,8 @@ func (p *Peer) marshal(m proto.Message) []byte {
 }
 
 // certificate is the PEM certificate of the client that all proposals come from:
-// CN=user1, with the attribute role=broker as Fabric CA writes it.
-var certificate = sync.OnceValue(func() []byte {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		panic(err)
-	}
-	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "user1", Organization: []string{"Org1"}},
-		NotBefore: Time.Add(-time.Hour), NotAfter: Time.AddDate(10, 0, 0),
-		ExtraExtensions: []pkix.Extension{{Id: asn1.ObjectIdentifier{1, 2, 3, 4, 5, 6, 7, 8, 1}, Value: []byte(`{"attrs":{"role":"broker"}}`)}},
-	}, &x509.Certificate{Subject: pkix.Name{CommonName: "ca.org1"}}, &key.PublicKey, key)
-	if err != nil {
-		panic(err)
-	}
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-})
+// CN=user1, with the attribute role=broker as Fabric CA writes it. Nobody checks
+// its signature and its key was thrown away.
+//
+//go:embed client.pem
+var certificate []byte
