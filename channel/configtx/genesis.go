@@ -291,6 +291,9 @@ func (b *builder) orderer() (*commonpb.ConfigGroup, error) {
 	}
 	return g, b.members(g, "orderer.organizations", o.Organizations, func(org *OrganizationDescription, sub *commonpb.ConfigGroup) error {
 		if len(org.OrdererEndpoints) == 0 {
+			if channelCapabilities[b.d.Capabilities.Channel] >= LevelV3_0 {
+				return errors.New("ordererEndpoints is empty: channel capability V3_0 needs at least one")
+			}
 			return nil
 		}
 		for _, address := range org.OrdererEndpoints {

@@ -130,6 +130,7 @@ func (r *reader) readChannel(g *commonpb.ConfigGroup) error {
 	if err := values("/Channel", g, map[string]proto.Message{
 		"HashingAlgorithm": &hashing, "BlockDataHashingStructure": &structure, "OrdererAddresses": &addresses,
 		"Consortium": &consortium, capabilitiesKey: &capabilities,
+		"Orderers": nil, // allowed here too; the orderer group's counts
 	}); err != nil {
 		return err
 	}
@@ -147,6 +148,9 @@ func (r *reader) readChannel(g *commonpb.ConfigGroup) error {
 		return errors.New("/Channel/Capabilities: the channel has a level below V2_0, which Strongroom does not serve: enable channel capability V2_0 or V3_0 in a configuration update first")
 	}
 	r.cfg.Capabilities.Channel = l
+	if l >= LevelV3_0 && len(addresses.GetAddresses()) > 0 {
+		return errors.New("/Channel/OrdererAddresses: not allowed with channel capability V3_0: each orderer organisation has its Endpoints")
+	}
 	r.cfg.Consortium = consortium.GetName()
 	r.addresses = addresses.GetAddresses()
 	return nil
@@ -195,6 +199,9 @@ func (r *reader) readOrderer(g *commonpb.ConfigGroup) error {
 		id, err := r.readOrganization(path, g.GetGroups()[name], map[string]proto.Message{"Endpoints": &endpoints})
 		if err != nil {
 			return err
+		}
+		if cfg.Capabilities.Channel >= LevelV3_0 && len(endpoints.GetAddresses()) == 0 {
+			return fmt.Errorf("%s/Endpoints: channel capability V3_0 needs at least one address", path)
 		}
 		cfg.OrdererOrganizations = append(cfg.OrdererOrganizations, OrdererOrganization{Name: name, MSPID: id, Endpoints: endpoints.GetAddresses()})
 	}

@@ -80,6 +80,14 @@ func TestConfigErrors(t *testing.T) {
 			conf.TlsRootCerts = nil
 			set("Application/Org2MSP", "MSP", bccsptest.MSPConfig(conf))(g)
 		},
+		"/Channel/OrdererAddresses: not allowed": func(g *group) {
+			capability("", "V3_0")(g)
+			set("", "OrdererAddresses", &commonpb.OrdererAddresses{Addresses: []string{"a:1"}})(g)
+		},
+		"/Channel/Orderer/OrdererMSP/Endpoints": func(g *group) {
+			capability("", "V3_0")(g)
+			delete(g.Groups["Orderer"].Groups["OrdererMSP"].Values, "Endpoints")
+		},
 		`name "a b" is not allowed`: func(g *group) { g.Policies["a b"] = g.Policies["Readers"] },
 		"Application/Readers":       func(g *group) { g.Groups["Application"].Policies["Readers"].Policy.Value = []byte{0xff} },
 	} {
@@ -111,7 +119,8 @@ func TestConfigAllowed(t *testing.T) {
 	root := c.ChannelGroup
 	root.Values["Consortium"] = value(&commonpb.Consortium{Name: "SampleConsortium"})
 	root.Values["OrdererAddresses"] = value(&commonpb.OrdererAddresses{Addresses: []string{"old.example.com:7050"}})
-	root.Values["Capabilities"] = value(&commonpb.Capabilities{Capabilities: map[string]*commonpb.Capability{"V1_4_3": {}, "V2_0": {}, "V3_0": {}}})
+	root.Values["Capabilities"] = value(&commonpb.Capabilities{Capabilities: map[string]*commonpb.Capability{"V1_4_3": {}, "V2_0": {}}})
+	root.Values["Orderers"] = value(&commonpb.Orderers{})
 	root.Groups["Orderer"].Values["KafkaBrokers"] = value(&commonpb.OrdererAddresses{Addresses: []string{"x:1"}})
 	root.Groups["Application"].Values["ACLs"] = value(&peerpb.ACLs{Acls: map[string]*peerpb.APIResource{"a": {}, "b": {PolicyRef: "Readers"}}})
 	// An organisation that has both peers and orderers.
@@ -122,7 +131,7 @@ func TestConfigAllowed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got.Consortium != "SampleConsortium" || !got.Capabilities.BFT() || len(got.OrdererOrganizations) != 2 || len(got.MSPs.IDs()) != 3 {
+	if got.Consortium != "SampleConsortium" || got.Capabilities.Channel != configtx.LevelV2_0 || len(got.OrdererOrganizations) != 2 || len(got.MSPs.IDs()) != 3 {
 		t.Errorf("read wrongly: %+v", got)
 	}
 	if diff := cmp.Diff(map[string]string{"b": "/Channel/Application/Readers"}, got.ACLs); diff != "" {
@@ -242,17 +251,23 @@ func TestDescriptionErrors(t *testing.T) {
 		t.Fatal(err)
 	}
 	for want, change := range map[string]func(string) string{
-		"field colour not found":         func(s string) string { return s + "colour: red\n" },
-		"more than one YAML document":    func(s string) string { return s + "---\nchannel: x\n" },
-		"empty":                          func(string) string { return "" },
-		`size "16 XB"`:                   replace("preferredMaxBytes: 16 MB", "preferredMaxBytes: 16 XB"),
-		`size "9 GB"`:                    replace("absoluteMaxBytes: 99 MB", "absoluteMaxBytes: 9 GB"),
-		"preferred_max_bytes":            replace("absoluteMaxBytes: 99 MB", "absoluteMaxBytes: 1 MB"),
-		`time span "2"`:                  replace("batchTimeout: 2s", "batchTimeout: 2"),
-		"batchTimeout: -2s":              replace("batchTimeout: 2s", "batchTimeout: -2s"),
-		"channel id":                     replace("channel: mychannel", "channel: My"),
-		"capabilities.channel":           replace("channel: V2_0", "channel: V1_4"),
-		"capabilities.application":       replace("application: V2_5", "application: V2_6"),
+		"field colour not found":      func(s string) string { return s + "colour: red\n" },
+		"more than one YAML document": func(s string) string { return s + "---\nchannel: x\n" },
+		"empty":                       func(string) string { return "" },
+		`size "16 XB"`:                replace("preferredMaxBytes: 16 MB", "preferredMaxBytes: 16 XB"),
+		`size "9 GB"`:                 replace("absoluteMaxBytes: 99 MB", "absoluteMaxBytes: 9 GB"),
+		"preferred_max_bytes":         replace("absoluteMaxBytes: 99 MB", "absoluteMaxBytes: 1 MB"),
+		`time span "2"`:               replace("batchTimeout: 2s", "batchTimeout: 2"),
+		"batchTimeout: -2s":           replace("batchTimeout: 2s", "batchTimeout: -2s"),
+		"channel id":                  replace("channel: mychannel", "channel: My"),
+		"capabilities.channel":        replace("channel: V2_0", "channel: V1_4"),
+		"capabilities.application":    replace("application: V2_5", "application: V2_6"),
+		"orderer.addresses: not allowed": func(s string) string {
+			return replace("channel: V2_0", "channel: V3_0")(replace("  batchTimeout: 2s", "  addresses: [a:1]")(s))
+		},
+		"ordererEndpoints is empty": func(s string) string {
+			return replace("channel: V2_0", "channel: V3_0")(replace("    ordererEndpoints: [\"127.0.0.1:6050\"]\n", "")(s))
+		},
 		"mspDir":                         replace("crypto/org1/msp", "crypto/none/msp"),
 		"is not among organizations":     replace("organizations: [Org1MSP, Org2MSP]", "organizations: [Org1MSP, Org3MSP]"),
 		"is named twice":                 replace("organizations: [Org1MSP, Org2MSP]", "organizations: [Org1MSP, Org1MSP]"),
@@ -268,15 +283,11 @@ func TestDescriptionErrors(t *testing.T) {
 		"orderer.raft: type":             replace("type: etcdraft", "type: solo"),
 		"orderer.raft.consenters[0]":     replace("port: 6050", "port: 0"),
 		"BFT channel": func(s string) string {
-			return s[:strings.Index(s, "  raft:")] + strings.Replace(s[strings.Index(s, "application:\n"):], "x", "x", 1)
+			return replace("type: etcdraft", "type: BFT")(s[:strings.Index(s, "  raft:")] + s[strings.Index(s, "application:\n"):])
 		},
 	} {
 		t.Run(want, func(t *testing.T) {
-			text := change(string(good))
-			if want == "BFT channel" {
-				text = strings.Replace(text, "type: etcdraft", "type: BFT", 1)
-			}
-			d, err := configtx.LoadDescription([]byte(text))
+			d, err := configtx.LoadDescription([]byte(change(string(good))))
 			if err == nil {
 				err = d.Resolve("testdata")
 			}
