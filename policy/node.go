@@ -177,8 +177,7 @@ func (n *node) size() int {
 	return total
 }
 
-// shift returns a copy of the node whose columns are those of to, where from
-// holds the principals of the node's own columns.
+// remap copies the node, its columns renumbered: column i becomes to[i].
 func (n *node) remap(to []int) *node {
 	c := *n
 	if n.kind == leaf {
