@@ -48,3 +48,14 @@ func TestOpen(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+func TestOpenInParallel(t *testing.T) {
+	for range 6 {
+		t.Run("", func(t *testing.T) {
+			t.Parallel()
+			if err := bccsptest.Open(t).Healthy(context.Background()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}

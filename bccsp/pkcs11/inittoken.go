@@ -3,6 +3,7 @@ package pkcs11
 import (
 	"errors"
 	"fmt"
+	"sync"
 	"unsafe"
 
 	p11 "github.com/miekg/pkcs11"
@@ -10,6 +11,10 @@ import (
 
 // maxTokenLabel is the length of CK_TOKEN_INFO.label.
 const maxTokenLabel = 32
+
+// initializing is held while a slot is chosen and initialized, so that no two callers
+// of this process choose the same.
+var initializing sync.Mutex
 
 // InitToken initializes the first slot of the module whose token is not initialized
 // yet: it sets the label, the security officer's PIN and the user's PIN. A label that
@@ -24,6 +29,8 @@ func InitToken(module, label string, soPIN, pin []byte) (serial string, err erro
 	case len(pin) == 0:
 		return "", errors.New("user's PIN is empty")
 	}
+	initializing.Lock()
+	defer initializing.Unlock()
 	m, err := acquireModule(module)
 	if err != nil {
 		return "", err

@@ -83,6 +83,7 @@ func TestStaleHandlesAreFoundAgain(t *testing.T) {
 }
 
 func TestHungCallCostsOneSession(t *testing.T) {
+	t.Parallel()
 	ctx, cfg := context.Background(), bccsptest.Config(t)
 	patient := bccsptest.OpenWith(t, cfg)
 	if err := patient.GenerateWrappingKey(ctx, "w"); err != nil {
@@ -91,7 +92,7 @@ func TestHungCallCostsOneSession(t *testing.T) {
 	signerIn(t, patient)
 
 	var waits atomic.Int64
-	cfg.Sessions, cfg.CallTimeout, cfg.WrappingKeyLabel = 1, time.Second, "w"
+	cfg.Sessions, cfg.CallTimeout, cfg.WrappingKeyLabel = 1, 2*time.Second, "w"
 	cfg.PoolWait = func(time.Duration) { waits.Add(1) }
 	token := bccsptest.OpenWith(t, cfg)
 	signer, err := token.Signer(ctx, "key")
@@ -173,8 +174,9 @@ func TestClosedTokenSaysSo(t *testing.T) {
 }
 
 func TestCloseDoesNotWaitForAHungCall(t *testing.T) {
+	t.Parallel()
 	ctx, cfg := context.Background(), bccsptest.Config(t)
-	cfg.Sessions, cfg.CallTimeout = 1, time.Second
+	cfg.Sessions, cfg.CallTimeout = 1, 2*time.Second
 	token, err := pkcs11.Open(ctx, cfg)
 	if err != nil {
 		t.Fatal(err)
