@@ -188,6 +188,9 @@ func (r *stateReader) get(row func(b []byte) []byte) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("store %s: read: %w", r.dir, err)
 	}
+	if v == nil {
+		v = []byte{} // a row without content is there
+	}
 	return v, nil
 }
 
@@ -213,7 +216,7 @@ func (r *stateReader) version(k stateKey) (*rwset.Height, error) {
 // metadata returns a key's metadata, nil when it has none or is not there.
 func (r *stateReader) metadata(k stateKey) ([]byte, error) {
 	row, err := r.get(k.row)
-	if err != nil || row == nil || row[0] == formPlain {
+	if err != nil || row == nil || len(row) > 0 && row[0] == formPlain {
 		return nil, err
 	}
 	v, err := r.sealer.open(row, k)

@@ -54,6 +54,9 @@ func (s *store) get(key []byte) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("store %s: read: %w", s.dir, err)
 	}
+	if v == nil {
+		v = []byte{} // a row without content is there
+	}
 	return v, nil
 }
 
