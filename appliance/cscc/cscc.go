@@ -118,7 +118,7 @@ func (c *Configurer) allowed(ctx context.Context, call *endorser.Call, cfg *conf
 	}
 	decision, err := c.cfg.Access.Check(ctx, cfg, acl.Request{
 		Resource: acl.Resource(Name + "/" + name), Channel: from, Chaincode: Name, Function: name,
-		Caller: creator, RemoteAddr: call.RemoteAddr,
+		Caller: creator, RemoteAddr: call.RemoteAddr, TLSCertHash: call.TLSCertHash,
 	})
 	if errors.Is(err, acl.ErrDenied) {
 		c.cfg.Logger.WarnContext(ctx, "call refused", "function", name, "channel", channelID, "decision", decision.ID, "error", err)
@@ -130,17 +130,22 @@ func (c *Configurer) allowed(ctx context.Context, call *endorser.Call, cfg *conf
 	return nil, nil
 }
 
+// answer is an error in Fabric's words, for the caller.
+type answer string
+
+func (a answer) Error() string { return string(a) }
+
 // genesis reads the block of JoinChain: a block 0 with a channel's configuration.
 func genesis(raw []byte) (string, *commonpb.Block, error) {
 	if len(raw) == 0 {
-		return "", nil, errors.New("Cannot join the channel <nil> configuration block provided")
+		return "", nil, answer("Cannot join the channel <nil> configuration block provided")
 	}
 	if len(raw) > MaxGenesisBytes {
 		return "", nil, fmt.Errorf("genesis block has %d bytes: at most %d are taken", len(raw), MaxGenesisBytes)
 	}
 	b := &commonpb.Block{}
 	if err := proto.Unmarshal(raw, b); err != nil {
-		return "", nil, fmt.Errorf("Failed to reconstruct the genesis block, %w", err)
+		return "", nil, answer("Failed to reconstruct the genesis block, " + err.Error())
 	}
 	if b.GetHeader() == nil || b.GetHeader().GetNumber() != 0 {
 		return "", nil, fmt.Errorf("\"JoinChain\" needs the genesis block, this is block %d", b.GetHeader().GetNumber())

@@ -128,7 +128,9 @@ func (c *chain) Authorize(ctx context.Context, r *stream.Request) error {
 		}
 		return fmt.Errorf("verify the request's signature: %w", err)
 	}
-	_, err = c.access.Check(ctx, cfg, acl.Request{Resource: c.resource, Channel: c.id, Caller: id, RemoteAddr: host(r.RemoteAddr)})
+	_, err = c.access.Check(ctx, cfg, acl.Request{
+		Resource: c.resource, Channel: c.id, Caller: id, RemoteAddr: host(r.RemoteAddr), TLSCertHash: stream.PeerCertificateHash(ctx),
+	})
 	if errors.Is(err, acl.ErrDenied) {
 		return fmt.Errorf("%w: %w", stream.ErrForbidden, err)
 	}

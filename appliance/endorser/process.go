@@ -12,6 +12,7 @@ import (
 	"strongroom/bccsp"
 	"strongroom/channel/configtx"
 	"strongroom/msp"
+	"strongroom/ordering/deliver"
 	"strongroom/wire"
 	"strongroom/wire/msppb"
 	"strongroom/wire/peerpb"
@@ -25,6 +26,7 @@ type request struct {
 	config   *configtx.Config // of the channel, as it was when the proposal came; nil without channel
 	creator  *msp.Identity
 	remote   string
+	tlsHash  []byte
 }
 
 // process takes a proposal through all stages. An error is one of the gRPC call.
@@ -37,7 +39,7 @@ func (e *Endorser) process(ctx context.Context, signed *peerpb.SignedProposal, r
 	if err != nil {
 		return nil, rpcerr.Malformed("%s", err)
 	}
-	r := &request{signed: signed, proposal: p, remote: remote}
+	r := &request{signed: signed, proposal: p, remote: remote, tlsHash: deliver.PeerCertificateHash(ctx)}
 	o.Channel, o.Chaincode = p.ChannelID(), p.ChaincodeID.GetName()
 	if p.ChannelID() != "" {
 		ch, ok := e.cfg.Channels(p.ChannelID())
@@ -141,7 +143,7 @@ func (e *Endorser) access(ctx context.Context, r *request, resource acl.Resource
 	}
 	decision, err := e.cfg.Access.Check(ctx, r.config, acl.Request{
 		Resource: resource, Channel: r.proposal.ChannelID(), Chaincode: chaincode, Function: function,
-		Caller: r.creator, RemoteAddr: r.remote,
+		Caller: r.creator, RemoteAddr: r.remote, TLSCertHash: r.tlsHash,
 	})
 	if errors.Is(err, acl.ErrDenied) {
 		return &rpcerr.Refusal{

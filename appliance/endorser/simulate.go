@@ -231,7 +231,8 @@ func (e *Endorser) veto(ctx context.Context, r *request, s *simulated, set *wire
 func (r *request) call(sim *ledger.Simulator, args [][]byte) *Call {
 	return &Call{
 		ChannelID: r.proposal.ChannelID(), TxID: r.proposal.TxID(), Args: args, Proposal: r.proposal,
-		Creator: r.creator, Config: r.config, Simulator: sim, RemoteAddr: r.remote,
+		Creator: r.creator, Config: r.config, Simulator: sim,
+		RemoteAddr: r.remote, TLSCertHash: r.tlsHash,
 	}
 }
 

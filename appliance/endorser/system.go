@@ -42,8 +42,9 @@ type Call struct {
 	Config    *configtx.Config // the channel's configuration in force; nil without channel
 	// Simulator is the proposal's own; nil without channel and for a chaincode that
 	// is not Simulated.
-	Simulator  *ledger.Simulator
-	RemoteAddr string
+	Simulator   *ledger.Simulator
+	RemoteAddr  string
+	TLSCertHash []byte // SHA-256 of the client's TLS certificate, nil without one
 	// Nested says that a chaincode made the call, not the client.
 	Nested bool
 }

@@ -13,6 +13,7 @@ import (
 	"strongroom/bccsp"
 	"strongroom/channel/configtx"
 	"strongroom/msp"
+	"strongroom/ordering/deliver"
 )
 
 func refusal(channelID string, decision string, cause error) error {
@@ -42,7 +43,9 @@ func (g *Gateway) identify(ctx context.Context, cfg *configtx.Config, channelID 
 
 // allowed asks the guard about a resource.
 func (g *Gateway) allowed(ctx context.Context, cfg *configtx.Config, resource acl.Resource, channelID string, id *msp.Identity) error {
-	decision, err := g.cfg.Access.Check(ctx, cfg, acl.Request{Resource: resource, Channel: channelID, Caller: id, RemoteAddr: remoteAddr(ctx)})
+	decision, err := g.cfg.Access.Check(ctx, cfg, acl.Request{
+		Resource: resource, Channel: channelID, Caller: id, RemoteAddr: remoteAddr(ctx), TLSCertHash: deliver.PeerCertificateHash(ctx),
+	})
 	if errors.Is(err, acl.ErrDenied) {
 		return g.refused(ctx, refusal(channelID, decision.ID, err))
 	}

@@ -88,7 +88,8 @@ func newFabric(t testing.TB, org msp.ID) (*Service, *fabricChannel) {
 	ch := &fabricChannel{config, l}
 	s, err := Open(ctx, Config{
 		MSPID: org, LocalMSP: config.MSPs, Access: guard, Packages: folder, Services: noServices{},
-		Channels: func() map[string]Channel { return map[string]Channel{config.ID: ch} },
+		Channels: func() []string { return []string{config.ID} },
+		Channel:  func(id string) (Channel, bool) { return ch, id == config.ID },
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -118,9 +119,6 @@ func TestFabricReadWriteSets(t *testing.T) {
 						t.Errorf("block %d: private writes %v", number, private)
 					}
 					replayed++
-					if private == nil {
-						continue
-					}
 				}
 				if err := ch.ledger.Commit(t.Context(), b, []peerpb.TxValidationCode{peerpb.TxValidationCode_VALID}); err != nil {
 					t.Fatal(err)

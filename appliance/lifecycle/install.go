@@ -97,9 +97,12 @@ type reference struct{ name, version string }
 // committed and that this organisation approved with that package.
 func (s *Service) references() (map[string]map[string][]reference, error) {
 	out := make(map[string]map[string][]reference)
-	channels := s.cfg.Channels()
-	for _, id := range slices.Sorted(maps.Keys(channels)) {
-		snap, err := channels[id].Ledger().Snapshot()
+	for _, id := range s.cfg.Channels() {
+		ch, ok := s.cfg.Channel(id)
+		if !ok {
+			continue // left since
+		}
+		snap, err := ch.Ledger().Snapshot()
 		if err != nil {
 			return nil, fmt.Errorf("state of channel %q: %w", id, err)
 		}

@@ -52,8 +52,9 @@ type Config struct {
 	MSPID    msp.ID   // this peer's organisation, whose approvals it records
 	LocalMSP *msp.Set // of that organisation: who may call what concerns the peer alone
 	Access   Access
-	// Channels are the joined channels by id, for queries across them.
-	Channels func() map[string]Channel
+	// Channels lists the ids of the joined channels, and Channel finds one.
+	Channels func() []string
+	Channel  func(channelID string) (Channel, bool)
 	Packages PackageStore
 	Services Services
 	Logger   *slog.Logger
@@ -68,8 +69,8 @@ func (c *Config) Validate() error {
 		return errors.New("lifecycle: LocalMSP is missing: load this organisation's MSP")
 	case c.Access == nil:
 		return errors.New("lifecycle: Access is missing")
-	case c.Channels == nil:
-		return errors.New("lifecycle: Channels is missing")
+	case c.Channels == nil || c.Channel == nil:
+		return errors.New("lifecycle: Channels or Channel is missing")
 	case c.Packages == nil:
 		return errors.New("lifecycle: Packages is missing: open a Folder")
 	case c.Services == nil:
@@ -223,6 +224,7 @@ func (s *Service) allowed(ctx context.Context, call *endorser.Call) (*peerpb.Res
 	}
 	decision, err := s.cfg.Access.Check(ctx, cfg, acl.Request{
 		Resource: resource, Channel: call.ChannelID, Chaincode: state.Namespace, Function: name, Caller: caller, RemoteAddr: call.RemoteAddr,
+		TLSCertHash: call.TLSCertHash,
 	})
 	if errors.Is(err, acl.ErrDenied) {
 		return refuse(decision.ID, err), nil

@@ -71,8 +71,8 @@ func (s *Service) Runnable(ctx context.Context, channelID, name string, sim *led
 // entry returns what is remembered, if it was read at the ledger's present height.
 func (s *Service) entry(channelID, name string) (*runnableEntry, error) {
 	key := runnableKey{channelID, name}
-	ch := s.cfg.Channels()[channelID]
-	if ch == nil {
+	ch, ok := s.cfg.Channel(channelID)
+	if !ok {
 		return nil, fmt.Errorf("channel %q is not joined", channelID)
 	}
 	l := ch.Ledger()

@@ -77,7 +77,7 @@ var queries = map[string]func(l Ledger, arg []byte) (proto.Message, error){
 	"GetBlockByNumber": func(l Ledger, arg []byte) (proto.Message, error) {
 		number, err := strconv.ParseUint(string(arg), 10, 64)
 		if err != nil {
-			return nil, fmt.Errorf("Failed to parse block number with error %w", err)
+			return nil, answer(fmt.Sprintf("Failed to parse block number with error %s", err))
 		}
 		b, err := l.Block(number)
 		return found(b, err, "Failed to get block number %d", number)
@@ -96,6 +96,11 @@ var queries = map[string]func(l Ledger, arg []byte) (proto.Message, error){
 	},
 }
 
+// answer is an error in Fabric's words, for the caller.
+type answer string
+
+func (a answer) Error() string { return string(a) }
+
 // errOurs is a failure of ours in a query, whose text is not for the caller.
 var errOurs = errors.New("the ledger failed")
 
@@ -106,7 +111,7 @@ func found(m proto.Message, err error, format string, args ...any) (proto.Messag
 	case err == nil:
 		return m, nil
 	case errors.Is(err, ledger.ErrNotFound):
-		return nil, fmt.Errorf(format+", error %w", append(args, err)...)
+		return nil, answer(fmt.Sprintf(format+", error %s", append(args, err)...))
 	default:
 		return nil, fmt.Errorf("%w: "+format+": %w", append(append([]any{errOurs}, args...), err)...)
 	}
@@ -150,7 +155,7 @@ func (q *Queries) Invoke(ctx context.Context, call *endorser.Call) (*peerpb.Resp
 	}
 	decision, err := q.cfg.Access.Check(ctx, cfg, acl.Request{
 		Resource: acl.Resource(Name + "/" + name), Channel: channelID, Chaincode: Name, Function: name,
-		Caller: creator, RemoteAddr: call.RemoteAddr,
+		Caller: creator, RemoteAddr: call.RemoteAddr, TLSCertHash: call.TLSCertHash,
 	})
 	if errors.Is(err, acl.ErrDenied) {
 		q.cfg.Logger.WarnContext(ctx, "query refused", "function", name, "channel", channelID, "decision", decision.ID, "error", err)

@@ -13,7 +13,9 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/protoadapt"
 
+	"strongroom/acl"
 	"strongroom/bccsp"
+	"strongroom/ledger"
 	"strongroom/msp"
 	"strongroom/wire"
 )
@@ -84,12 +86,14 @@ var table = []row{
 	{is(context.Canceled), codes.Canceled, "the request was canceled"},
 	{is(context.DeadlineExceeded), codes.DeadlineExceeded, "the request took too long"},
 	{as[*Refusal], codes.PermissionDenied, ""},
+	{is(acl.ErrDenied), codes.PermissionDenied, "access denied"},
 	{as[*msp.InvalidError], codes.PermissionDenied, "access denied"},
 	{is(bccsp.ErrBadSignature), codes.PermissionDenied, "access denied"},
 	{as[*MalformedError], codes.InvalidArgument, ""},
 	{as[*wire.Fault], codes.InvalidArgument, ""},
 	{is(ErrUnknownChannel), codes.NotFound, ""},
 	{is(ErrNotFound), codes.NotFound, ""},
+	{is(ledger.ErrNotFound), codes.NotFound, ""},
 	{is(ErrBusy), codes.ResourceExhausted, ""},
 	{is(ErrUnimplemented), codes.Unimplemented, ""},
 	{is(ErrPrecondition), codes.FailedPrecondition, ""},

@@ -11,7 +11,9 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/protoadapt"
 
+	"strongroom/acl"
 	"strongroom/bccsp"
+	"strongroom/ledger"
 	"strongroom/msp"
 	"strongroom/wire"
 	"strongroom/wire/gatewaypb"
@@ -37,6 +39,8 @@ func TestStatus(t *testing.T) {
 		{"fault", &wire.Fault{Code: peerpb.TxValidationCode_BAD_PAYLOAD, Reason: "r"}, codes.InvalidArgument, "BAD_PAYLOAD: r"},
 		{"channel", fmt.Errorf("%q: %w", "c", ErrUnknownChannel), codes.NotFound, `"c": channel is not joined by this peer`},
 		{"not found", ErrNotFound, codes.NotFound, "not found"},
+		{"denied", fmt.Errorf("x: %w", acl.ErrDenied), codes.PermissionDenied, "access denied"},
+		{"not in the ledger", ledger.ErrNotFound, codes.NotFound, ledger.ErrNotFound.Error()},
 		{"busy", ErrBusy, codes.ResourceExhausted, ErrBusy.Error()},
 		{"unimplemented", ErrUnimplemented, codes.Unimplemented, ErrUnimplemented.Error()},
 		{"precondition", ErrPrecondition, codes.FailedPrecondition, ErrPrecondition.Error()},

@@ -223,7 +223,8 @@ func (n *Network) startPeer(p *Peer, change func(*Peer, *endorser.Config)) {
 	must()
 	p.Lifecycle, err = lifecycle.Open(ctx, lifecycle.Config{
 		MSPID: p.MSPID, LocalMSP: p.Local, Access: p.Guard, Packages: p.Packages, Services: p.Host,
-		Channels: func() map[string]lifecycle.Channel { return map[string]lifecycle.Channel{ChannelID: p.Channel} },
+		Channels: func() []string { return []string{ChannelID} },
+		Channel:  func(id string) (lifecycle.Channel, bool) { return p.Channel, id == ChannelID },
 	})
 	must()
 	var mu sync.Mutex
