@@ -123,12 +123,7 @@ func (s *Service) check(ctx context.Context, env *commonpb.Envelope, remote stri
 	}
 	start := time.Now()
 	sub, err := c.checkNew(ctx, env, e, remote)
-	observed := err
-	var r *refusal
-	if errors.As(err, &r) {
-		observed = nil // a verdict is no failure
-	}
-	s.cfg.Observe(c.id, "check", time.Since(start), observed)
+	s.cfg.Observe(c.id, "check", time.Since(start), err)
 	return c, sub, err
 }
 

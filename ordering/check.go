@@ -41,6 +41,9 @@ func (r *refusal) Error() string {
 	return r.info + " (" + r.detail + ")"
 }
 
+// Is makes every refusal an ErrRefused.
+func (r *refusal) Is(target error) bool { return target == ErrRefused }
+
 func refuse(status commonpb.Status, format string, args ...any) *refusal {
 	return &refusal{status: status, info: fmt.Sprintf(format, args...)}
 }

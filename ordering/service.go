@@ -38,9 +38,10 @@ type Config struct {
 	// further layer that may deny (ErrDenied). Nil adds none.
 	Access func(ctx context.Context, cfg *configtx.Config, a Access) error
 	Logger *slog.Logger
-	// Observe gets the outcome and duration of each step: "check", "pending" (write
-	// and sync of a group of envelopes), "sign" and "append" (of a block). It is called
-	// from many goroutines.
+	// Observe gets the outcome and duration of each step: "check" (of an envelope; a
+	// verdict against it wraps ErrRefused), "pending" (write and sync of a group of
+	// envelopes), "sign" and "append" (of a block), "config" and "identity" (of a new
+	// configuration). It is called from many goroutines.
 	Observe func(channel, step string, d time.Duration, err error)
 	Now     func() time.Time // nil means time.Now
 }
@@ -71,6 +72,8 @@ var (
 	// ErrDenied is for Config.Access: an error that wraps it is a refusal; any other is
 	// a failure of ours.
 	ErrDenied = errors.New("access denied")
+	// ErrRefused tells Config.Observe a verdict on an envelope from a failure of ours.
+	ErrRefused = errors.New("envelope refused")
 	// ErrChannelExists says that a channel was joined before.
 	ErrChannelExists = errors.New("channel exists here already")
 	// ErrClosed says that the service was closed.

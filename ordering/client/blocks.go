@@ -84,10 +84,11 @@ func (e *emitError) Error() string { return e.err.Error() }
 func (c *Client) pull(ctx context.Context, e Endpoint, changed <-chan struct{}, channel string, next *uint64, emit func(*commonpb.Block) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	stream, err := c.seek(ctx, e, channel, *next, math.MaxUint64, ordererpb.SeekInfo_BLOCK_UNTIL_READY, ordererpb.SeekInfo_BLOCK)
+	stream, end, err := c.seek(ctx, e, channel, *next, math.MaxUint64, ordererpb.SeekInfo_BLOCK_UNTIL_READY, ordererpb.SeekInfo_BLOCK)
 	if err != nil {
 		return err
 	}
+	defer end()
 	c.setConnected(channel, e.Address)
 
 	heard := make(chan uint64, 1) // the next block after each one received
@@ -158,10 +159,11 @@ func (c *Client) stalled(ctx context.Context, e Endpoint, channel string, next u
 	}
 	for _, other := range ask {
 		ctx, cancel := context.WithTimeout(ctx, c.cfg.StallAfter)
-		stream, err := c.seek(ctx, other, channel, next, next, ordererpb.SeekInfo_FAIL_IF_NOT_READY, ordererpb.SeekInfo_HEADER_WITH_SIG)
+		stream, end, err := c.seek(ctx, other, channel, next, next, ordererpb.SeekInfo_FAIL_IF_NOT_READY, ordererpb.SeekInfo_HEADER_WITH_SIG)
 		var resp *ordererpb.DeliverResponse
 		if err == nil {
 			resp, err = stream.Recv()
+			end()
 		}
 		cancel()
 		if err != nil {
@@ -175,24 +177,25 @@ func (c *Client) stalled(ctx context.Context, e Endpoint, channel string, next u
 	return false
 }
 
-// seek opens a deliver stream and sends one signed request.
-func (c *Client) seek(ctx context.Context, e Endpoint, channel string, from, to uint64, behavior ordererpb.SeekInfo_SeekBehavior, content ordererpb.SeekInfo_SeekContentType) (ordererpb.AtomicBroadcast_DeliverClient, error) {
+// seek opens a deliver stream and sends one signed request. The caller ends it.
+func (c *Client) seek(ctx context.Context, e Endpoint, channel string, from, to uint64, behavior ordererpb.SeekInfo_SeekBehavior, content ordererpb.SeekInfo_SeekContentType) (ordererpb.AtomicBroadcast_DeliverClient, context.CancelFunc, error) {
 	env, err := c.seekEnvelope(ctx, channel, from, to, behavior, content)
 	if err != nil {
-		return nil, fmt.Errorf("sign seek request: %w", err)
+		return nil, nil, fmt.Errorf("sign seek request: %w", err)
 	}
 	conn, err := c.connection(e)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	stream, err := conn.client.Deliver(ctx)
+	stream, end, err := opened(ctx, ctx, conn, c.cfg.ConnectTimeout, len(c.others(e)) == 0, conn.client.Deliver)
 	if err != nil {
-		return nil, streamError(e, err)
+		return nil, nil, err
 	}
 	if err := stream.Send(env); err != nil && !errors.Is(err, io.EOF) { // EOF: Recv has the reason
-		return nil, streamError(e, err)
+		end()
+		return nil, nil, streamError(e, err)
 	}
-	return stream, nil
+	return stream, end, nil
 }
 
 func (c *Client) seekEnvelope(ctx context.Context, channel string, from, to uint64, behavior ordererpb.SeekInfo_SeekBehavior, content ordererpb.SeekInfo_SeekContentType) (*commonpb.Envelope, error) {

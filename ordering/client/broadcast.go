@@ -6,9 +6,8 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"sync"
-
-	"google.golang.org/grpc"
+	"sync/atomic"
+	"time"
 
 	"strongroom/wire/commonpb"
 	"strongroom/wire/ordererpb"
@@ -19,28 +18,39 @@ const maxInFlight = 256
 
 // Broadcast hands an envelope to the ordering service and returns when an orderer
 // acknowledged it. When an endpoint cannot be reached, breaks off, or answers
-// SERVICE_UNAVAILABLE, the next one is tried, each once. Any other status is the
-// verdict: a *StatusError.
+// SERVICE_UNAVAILABLE, the next one is tried. Those that gave no answer at all are
+// tried once more, then waiting for a connection (Config.ConnectTimeout). Any other
+// status is the verdict: a *StatusError.
 //
 // When a connection breaks after the envelope was sent, the envelope may be
 // ordered although the call goes on to the next endpoint, or fails: it can then
 // stand in the channel twice, and peers mark the second one DUPLICATE_TXID.
 func (c *Client) Broadcast(ctx context.Context, env *commonpb.Envelope) error {
 	first, _ := c.endpoint()
+	ask := slices.Concat([]Endpoint{first}, c.others(first))
 	var failures []error
-	for _, e := range slices.Concat([]Endpoint{first}, c.others(first)) {
-		err := c.broadcastTo(ctx, e, env)
-		var status *StatusError
-		switch {
-		case err == nil:
-			return nil
-		case errors.As(err, &status) && status.Status != commonpb.Status_SERVICE_UNAVAILABLE:
-			return err
-		case ctx.Err() != nil:
-			return fmt.Errorf("broadcast to orderer %s: %w", e.Address, context.Cause(ctx))
+	for wait := range 2 {
+		var silent []Endpoint
+		for _, e := range ask {
+			err := c.broadcastTo(ctx, e, env, wait > 0)
+			var status *StatusError
+			answered := errors.As(err, &status)
+			switch {
+			case err == nil:
+				return nil
+			case answered && status.Status != commonpb.Status_SERVICE_UNAVAILABLE:
+				return err
+			case ctx.Err() != nil:
+				return fmt.Errorf("broadcast to orderer %s: %w", e.Address, context.Cause(ctx))
+			}
+			c.leave(e)
+			if answered || wait > 0 {
+				failures = append(failures, err)
+			} else {
+				silent = append(silent, e)
+			}
 		}
-		c.leave(e)
-		failures = append(failures, err)
+		ask = silent
 	}
 	return fmt.Errorf("no orderer took the envelope: %w", errors.Join(failures...))
 }
@@ -48,14 +58,14 @@ func (c *Client) Broadcast(ctx context.Context, env *commonpb.Envelope) error {
 // errAgain says that the stream ended before the orderer looked at the envelope.
 var errAgain = errors.New("stream ended before the envelope was looked at")
 
-func (c *Client) broadcastTo(ctx context.Context, e Endpoint, env *commonpb.Envelope) error {
+func (c *Client) broadcastTo(ctx context.Context, e Endpoint, env *commonpb.Envelope, wait bool) error {
 	conn, err := c.connection(e)
 	if err != nil {
 		return err
 	}
 	for {
 		stream := conn.leastBusy()
-		if err := stream.broadcast(ctx, env); !errors.Is(err, errAgain) {
+		if err := stream.broadcast(ctx, env, wait); !errors.Is(err, errAgain) {
 			return err
 		}
 	}
@@ -76,12 +86,18 @@ func (c *connection) leastBusy() *broadcastStream {
 // broadcastStream is one Broadcast stream that is opened when it is needed and
 // opened again after it ended. Answers come in the order of the envelopes.
 type broadcastStream struct {
-	ctx      context.Context // the client's
-	endpoint string
-	open     func(context.Context, ...grpc.CallOption) (ordererpb.AtomicBroadcast_BroadcastClient, error)
+	ctx     context.Context // the client's
+	conn    *connection
+	timeout time.Duration // for opening it
 
-	mu  sync.Mutex // guards cur, and holds the order of sends equal to the order of waiters
-	cur *openStream
+	// sending is held, by a value in it, by who opens the stream or sends on it: the
+	// order of envelopes is then the order of waiters.
+	sending chan struct{}
+	cur     atomic.Pointer[openStream] // set by who holds sending
+}
+
+func newBroadcastStream(ctx context.Context, conn *connection, timeout time.Duration) *broadcastStream {
+	return &broadcastStream{ctx: ctx, conn: conn, timeout: timeout, sending: make(chan struct{}, 1)}
 }
 
 // openStream is one life of a broadcastStream.
@@ -93,25 +109,23 @@ type openStream struct {
 	err     error           // why; set before done closes
 }
 
+// load is how many envelopes wait for their answer, or to be sent first.
 func (s *broadcastStream) load() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.cur == nil {
-		return 0
+	n := len(s.sending)
+	if cur := s.cur.Load(); cur != nil {
+		n += len(cur.waiters)
 	}
-	return len(s.cur.waiters)
+	return n
 }
 
 func (s *broadcastStream) close() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.cur != nil {
-		s.cur.cancel()
+	if cur := s.cur.Load(); cur != nil {
+		cur.cancel()
 	}
 }
 
-func (s *broadcastStream) broadcast(ctx context.Context, env *commonpb.Envelope) error {
-	answer, cur, err := s.send(ctx, env)
+func (s *broadcastStream) broadcast(ctx context.Context, env *commonpb.Envelope, wait bool) error {
+	answer, cur, err := s.send(ctx, env, wait)
 	if err != nil {
 		return err
 	}
@@ -132,10 +146,14 @@ func (s *broadcastStream) broadcast(ctx context.Context, env *commonpb.Envelope)
 }
 
 // send puts the envelope on the stream and queues for its answer.
-func (s *broadcastStream) send(ctx context.Context, env *commonpb.Envelope) (chan error, *openStream, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	cur := s.cur
+func (s *broadcastStream) send(ctx context.Context, env *commonpb.Envelope, wait bool) (chan error, *openStream, error) {
+	select {
+	case s.sending <- struct{}{}:
+	case <-ctx.Done():
+		return nil, nil, ctx.Err()
+	}
+	defer func() { <-s.sending }()
+	cur := s.cur.Load()
 	if cur != nil {
 		select {
 		case <-cur.done:
@@ -144,15 +162,13 @@ func (s *broadcastStream) send(ctx context.Context, env *commonpb.Envelope) (cha
 		}
 	}
 	if cur == nil {
-		streamCtx, cancel := context.WithCancel(s.ctx)
-		stream, err := s.open(streamCtx)
+		stream, cancel, err := opened(s.ctx, ctx, s.conn, s.timeout, wait, s.conn.client.Broadcast)
 		if err != nil {
-			cancel()
-			return nil, nil, fmt.Errorf("orderer %s: %w", s.endpoint, err)
+			return nil, nil, err
 		}
 		cur = &openStream{grpc: stream, cancel: cancel, waiters: make(chan chan error, maxInFlight), done: make(chan struct{})}
-		s.cur = cur
-		go cur.receive(s.endpoint)
+		s.cur.Store(cur)
+		go cur.receive(s.conn.endpoint.Address)
 	}
 	answer := make(chan error, 1)
 	select {
@@ -164,7 +180,7 @@ func (s *broadcastStream) send(ctx context.Context, env *commonpb.Envelope) (cha
 	}
 	if err := cur.grpc.Send(env); err != nil && !errors.Is(err, io.EOF) { // EOF: receive has the reason
 		cur.cancel()
-		return nil, nil, fmt.Errorf("orderer %s: %w", s.endpoint, err)
+		return nil, nil, streamError(s.conn.endpoint, err)
 	}
 	return answer, cur, nil
 }

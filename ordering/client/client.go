@@ -51,7 +51,10 @@ type Config struct {
 	MaxBackoff time.Duration // longest wait; 10 s
 	// StallAfter is how long a block stream may be silent before another endpoint is
 	// asked whether it has the next block; 30 s.
-	StallAfter       time.Duration
+	StallAfter time.Duration
+	// ConnectTimeout bounds the wait for a connection when there is no other endpoint
+	// to turn to; 3 s.
+	ConnectTimeout   time.Duration
 	BroadcastStreams int // streams for each endpoint; 4
 	MaxMessageBytes  int // largest block or response; 100 MiB
 	Logger           *slog.Logger
@@ -111,6 +114,7 @@ func New(cfg Config) (*Client, error) {
 	setDefault(&cfg.MinBackoff, 100*time.Millisecond)
 	setDefault(&cfg.MaxBackoff, 10*time.Second)
 	setDefault(&cfg.StallAfter, 30*time.Second)
+	setDefault(&cfg.ConnectTimeout, 3*time.Second)
 	setDefault(&cfg.BroadcastStreams, 4)
 	setDefault(&cfg.MaxMessageBytes, 100<<20)
 	if cfg.Logger == nil {

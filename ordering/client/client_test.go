@@ -150,7 +150,7 @@ func identity(t *testing.T) *msp.LocalIdentity {
 
 func newClient(t *testing.T, change func(*Config), nodes ...*scripted) *Client {
 	t.Helper()
-	cfg := Config{Identity: identity(t), MinBackoff: time.Millisecond, MaxBackoff: 50 * time.Millisecond}
+	cfg := Config{Identity: identity(t), MinBackoff: time.Millisecond, MaxBackoff: 50 * time.Millisecond, ConnectTimeout: 200 * time.Millisecond}
 	for _, n := range nodes {
 		cfg.Endpoints = append(cfg.Endpoints, Endpoint{Address: n.addr, Plaintext: true})
 	}
@@ -436,6 +436,30 @@ func TestBroadcastTriesTheNext(t *testing.T) {
 	c = newClient(t, nil, stuck)
 	if err := c.Broadcast(ctx, env(1)); !errors.Is(err, context.Canceled) {
 		t.Errorf("a caller that gives up gets %v", err)
+	}
+}
+
+// TestBroadcastAfterRestart: the one node there is comes back, and the next call
+// finds it however long it was away.
+func TestBroadcastAfterRestart(t *testing.T) {
+	n := startScripted(t, 0)
+	c := newClient(t, func(cfg *Config) {
+		cfg.MaxBackoff = time.Hour
+		cfg.MinBackoff = time.Hour
+		cfg.ConnectTimeout = 10 * time.Second
+	}, n)
+	if err := c.Broadcast(t.Context(), env(1)); err != nil {
+		t.Fatal(err)
+	}
+	n.grpc.Stop()
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if err := c.Broadcast(ctx, env(2)); err == nil {
+		t.Fatal("a node that is down takes an envelope")
+	}
+	n.restart(t)
+	if err := c.Broadcast(t.Context(), env(3)); err != nil {
+		t.Error(err)
 	}
 }
 

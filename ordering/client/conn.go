@@ -1,6 +1,7 @@
 package client
 
 import (
+	"context"
 	"crypto/sha256"
 	"crypto/tls"
 	"errors"
@@ -9,6 +10,7 @@ import (
 
 	"google.golang.org/grpc"
 	grpcbackoff "google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
@@ -47,6 +49,33 @@ func (c *connection) close() {
 	_ = c.cc.Close()
 }
 
+// opened opens a stream that lives as long as ctx; caller bounds only the opening. A
+// connection that waits to be
+// tried again is tried at once. wait says to wait for it, up to timeout; else a
+// connection that failed before fails at once, and is up again, if it can, when the
+// caller comes round next.
+func opened[S any](ctx, caller context.Context, conn *connection, timeout time.Duration, wait bool, open func(context.Context, ...grpc.CallOption) (S, error)) (S, context.CancelFunc, error) {
+	if conn.cc.GetState() == connectivity.TransientFailure {
+		conn.cc.ResetConnectBackoff()
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	timer := time.AfterFunc(timeout, func() { cancel(errNoConnection) })
+	defer timer.Stop()
+	defer context.AfterFunc(caller, func() { cancel(context.Cause(caller)) })()
+	stream, err := open(ctx, grpc.WaitForReady(wait))
+	if err != nil {
+		if cause := context.Cause(ctx); cause != nil {
+			err = fmt.Errorf("%w: %w", cause, err) // gRPC's tells why the connection failed
+		}
+		cancel(nil)
+		return stream, nil, fmt.Errorf("orderer %s: %w", conn.endpoint.Address, err)
+	}
+	return stream, func() { cancel(nil) }, nil
+}
+
+// errNoConnection says that ConnectTimeout passed.
+var errNoConnection = errors.New("no connection in time")
+
 // connection returns the shared connection to an endpoint and makes it if needed.
 func (c *Client) connection(e Endpoint) (*connection, error) {
 	c.mu.Lock()
@@ -80,7 +109,7 @@ func (c *Client) connection(e Endpoint) (*connection, error) {
 	}
 	conn := &connection{endpoint: e, cc: cc, client: ordererpb.NewAtomicBroadcastClient(cc)}
 	for range c.cfg.BroadcastStreams {
-		conn.streams = append(conn.streams, &broadcastStream{ctx: c.ctx, endpoint: e.Address, open: conn.client.Broadcast})
+		conn.streams = append(conn.streams, newBroadcastStream(c.ctx, conn, c.cfg.ConnectTimeout))
 	}
 	c.conns[e] = conn
 	return conn, nil

@@ -20,26 +20,36 @@ const blockField protowire.Number = 2
 type Block struct {
 	number uint64
 
-	parse  sync.Once
-	raw    []byte
-	msg    *commonpb.Block
-	err    error
 	encode sync.Once
-	field  []byte
+	field  []byte // the block as the field of a response; encode sets it and encErr
+	encErr error
+
+	decode sync.Once
+	msg    *commonpb.Block // decode sets it, config and decErr
 	config bool
+	decErr error
 }
 
 // NewBlock serves a block that was already decoded. Nothing may change msg afterwards.
 func NewBlock(msg *commonpb.Block) *Block {
-	b := &Block{number: msg.GetHeader().GetNumber(), msg: msg}
-	b.parse.Do(func() { b.config = isConfig(msg) })
+	b := &Block{number: msg.GetHeader().GetNumber()}
+	b.decode.Do(func() { b.msg, b.config = msg, isConfig(msg) })
 	return b
 }
 
-// EncodedBlock serves a block from the bytes of its common.Block. They are decoded
-// only if a stream asks for the message. Nothing may change raw afterwards.
+// EncodedBlock serves a block from the bytes of its common.Block, which it copies.
+// They are decoded only if a stream asks for the message.
 func EncodedBlock(number uint64, raw []byte) *Block {
-	return &Block{number: number, raw: raw}
+	b := &Block{number: number}
+	b.encode.Do(func() { b.field = append(fieldHead(len(raw)), raw...) })
+	return b
+}
+
+// fieldHead is what stands before a block of n bytes in a response, with room for it.
+func fieldHead(n int) []byte {
+	b := make([]byte, 0, protowire.SizeTag(blockField)+protowire.SizeBytes(n))
+	b = protowire.AppendTag(b, blockField, protowire.BytesType)
+	return protowire.AppendVarint(b, uint64(n))
 }
 
 // Number is the block's height in its channel.
@@ -48,36 +58,31 @@ func (b *Block) Number() uint64 { return b.number }
 // Message is the decoded block; the caller must not change it. The error says that
 // the stored bytes are not a block.
 func (b *Block) Message() (*commonpb.Block, error) {
-	b.parse.Do(func() {
+	b.decode.Do(func() {
+		_, _, head := protowire.ConsumeTag(b.field)
+		raw, _ := protowire.ConsumeBytes(b.field[head:])
 		msg := new(commonpb.Block)
-		if err := proto.Unmarshal(b.raw, msg); err != nil {
-			b.err = fmt.Errorf("block %d as it is stored: %w", b.number, err)
+		if err := proto.Unmarshal(raw, msg); err != nil {
+			b.decErr = fmt.Errorf("block %d as it is stored: %w", b.number, err)
 			return
 		}
 		b.msg, b.config = msg, isConfig(msg)
 	})
-	return b.msg, b.err
+	return b.msg, b.decErr
 }
 
 // response is the whole block as the field of a deliver response.
 func (b *Block) response() ([]byte, error) {
-	b.encode.Do(func() {
-		raw := b.raw
-		if raw == nil {
-			var err error
-			if raw, err = proto.Marshal(b.msg); err != nil {
-				b.err = fmt.Errorf("encode block %d: %w", b.number, err)
-				return
-			}
-		}
-		field := make([]byte, 0, protowire.SizeTag(blockField)+protowire.SizeBytes(len(raw)))
-		field = protowire.AppendTag(field, blockField, protowire.BytesType)
-		b.field = protowire.AppendBytes(field, raw)
-	})
-	if b.field == nil {
-		return nil, b.err
+	b.encode.Do(func() { b.field, b.encErr = encodeField(b.number, b.msg) })
+	return b.field, b.encErr
+}
+
+func encodeField(number uint64, msg *commonpb.Block) ([]byte, error) {
+	field, err := proto.MarshalOptions{UseCachedSize: true}.MarshalAppend(fieldHead(proto.Size(msg)), msg)
+	if err != nil {
+		return nil, fmt.Errorf("encode block %d: %w", number, err)
 	}
-	return b.field, nil
+	return field, nil
 }
 
 // headerResponse is the block without its data, as SeekInfo.HEADER_WITH_SIG asks
@@ -91,12 +96,7 @@ func (b *Block) headerResponse() ([]byte, error) {
 	if b.config {
 		return b.response()
 	}
-	raw, err := proto.Marshal(&commonpb.Block{Header: msg.Header, Metadata: msg.Metadata})
-	if err != nil {
-		return nil, fmt.Errorf("encode header of block %d: %w", b.number, err)
-	}
-	field := protowire.AppendTag(nil, blockField, protowire.BytesType)
-	return protowire.AppendBytes(field, raw), nil
+	return encodeField(b.number, &commonpb.Block{Header: msg.Header, Metadata: msg.Metadata})
 }
 
 // isConfig tells whether the block's first envelope is a CONFIG message: such a
