@@ -19,7 +19,7 @@ type Envelope struct {
 	SignatureHeaderBytes []byte // common.Header.signature_header
 	ChannelHeader        *commonpb.ChannelHeader
 	SignatureHeader      *commonpb.SignatureHeader
-	Data                 []byte // common.Payload.data; nil when it is absent
+	Data                 []byte // common.Payload.data; nil when it is absent or empty
 }
 
 // ParseEnvelope reads an envelope and its headers, whatever its type. The fault is

@@ -11,7 +11,8 @@ var errNotProto = errors.New("not a protobuf message")
 
 // scan walks the length-delimited fields 1 and 2 of a message, which are all that
 // the messages between an envelope and its read/write set have, and gives each
-// occurrence to field. The values alias b and are not nil.
+// occurrence to field. The values alias b; an empty one is nil, as in a message of
+// proto3, which does not tell a field that is empty from one that is absent.
 //
 // It accepts and refuses the same bytes as proto.Unmarshal does: other fields,
 // and these fields with another wire type, are unknown ones and are passed over.
@@ -35,7 +36,11 @@ func scan(b []byte, field func(number protowire.Number, value []byte) error) err
 		if n < 0 {
 			return errNotProto
 		}
-		if err := field(number, value[:len(value):len(value)]); err != nil {
+		value = value[:len(value):len(value)]
+		if len(value) == 0 {
+			value = nil
+		}
+		if err := field(number, value); err != nil {
 			return err
 		}
 		b = b[n:]
@@ -43,8 +48,8 @@ func scan(b []byte, field func(number protowire.Number, value []byte) error) err
 	return nil
 }
 
-// scanTwo reads a message of two bytes fields. A field that is absent stays as it
-// was, one that is present and empty is not nil: Fabric tells them apart.
+// scanTwo reads a message of two bytes fields into first and second, which keep
+// what they hold when the field is absent.
 func scanTwo(b []byte, first, second *[]byte) error {
 	return scan(b, func(number protowire.Number, value []byte) error {
 		if number == 1 {
