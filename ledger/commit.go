@@ -345,6 +345,7 @@ func (l *Ledger) stateBatch(p *plan) (*leveldb.Batch, error) {
 	if err := p.private.batch(batch, l.sealer); err != nil {
 		return nil, err
 	}
+	markApplied(batch, p.block.Number())
 	batch.Put(savepointKey, binary.AppendUvarint(nil, p.block.Number()+1))
 	return batch, nil
 }

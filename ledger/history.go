@@ -20,7 +20,7 @@ import (
 // are in the blocks. Rows:
 //
 //	'k' namespace length-of-key key block tx → nothing
-//	's' → savepoint: the next block's number
+//	'b', 's', 'x' → see store.go; the savepoint is the next block's number
 const rowHistory = 'k'
 
 // historyHeight is the length of a height at the end of a row's key.
@@ -47,6 +47,7 @@ func historyBatch(b *wire.Block, flags []peerpb.TxValidationCode) *leveldb.Batch
 			}
 		}
 	}
+	markApplied(batch, b.Number())
 	batch.Put(savepointKey, binary.AppendUvarint(nil, b.Number()+1))
 	return batch
 }

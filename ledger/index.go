@@ -18,6 +18,7 @@ import (
 //	'h' block hash  → number
 //	't' tx id       → block, index and validation code of the first transaction of that id
 //	's'             → savepoint: the next block's number and place, the last block's hash
+//	'b', 'x'        → see store.go
 type index struct{ *store }
 
 // tip is what the index knows about the end of the chain.
@@ -92,6 +93,7 @@ func (x index) batch(b *wire.Block, flags []peerpb.TxValidationCode, seen []bool
 			batch.Put(txKey(id), append(v, byte(flags[i])))
 		}
 	}
+	markApplied(batch, number)
 	end := at.end()
 	v = binary.AppendUvarint(v[:0], number+1)
 	v = binary.AppendUvarint(v, uint64(end.File))

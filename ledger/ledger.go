@@ -109,12 +109,21 @@ func (l *Ledger) open(ctx context.Context) error {
 		into     **store
 	}{
 		{"index", true, &l.index.store}, {"state", false, &l.state},
-		{"history", true, &l.history}, {"private", false, &l.private.store},
+		{"history", true, &l.history},
 	} {
 		var err error
 		if *s.into, err = openStore(filepath.Join(l.config.Dir, s.name), s.compress); err != nil {
 			return err
 		}
+	}
+	var recovered bool
+	var err error
+	if l.private.store, recovered, err = openDatabase(filepath.Join(l.config.Dir, "private"), false); err != nil {
+		return err
+	}
+	if recovered {
+		l.config.Logger.Warn("the journal of the private writes was incomplete; what was being kept when the peer stopped, or lay in a damaged part, is missing",
+			"store", l.private.dir)
 	}
 	l.private.sealer, l.private.keepFor = l.sealer, l.config.KeepPrivateFor
 	if err := l.loadUsedMetadata(); err != nil {

@@ -23,6 +23,7 @@ import (
 //	'v' namespace collection key      → a private value
 //	'm' namespace                     → there, when a key of it ever had metadata
 //	's'                               → savepoint: the next block's number
+//	'b', 'x'                          → see store.go
 //
 // A value is a form byte, the height as two varints and the sealed value. With
 // form 2 what is sealed is the value's length, the value and the metadata.

@@ -1,11 +1,13 @@
 package ledger
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
 
 	"github.com/syndtr/goleveldb/leveldb"
+	lerrors "github.com/syndtr/goleveldb/leveldb/errors"
 	"github.com/syndtr/goleveldb/leveldb/filter"
 	"github.com/syndtr/goleveldb/leveldb/opt"
 	"github.com/syndtr/goleveldb/leveldb/util"
@@ -18,31 +20,116 @@ var savepointKey = []byte{'s'}
 // synced has a batch on the disk before the write returns.
 var synced = &opt.WriteOptions{Sync: true}
 
+// rowApplied is the start of the rows 'b' number that a store keeps for the blocks
+// it holds last: one that is missing gives away a batch that was lost.
+const rowApplied = 'b'
+
+// appliedKept is how many of them are kept: more than a journal can hold.
+const appliedKept = 1 << 17
+
+// brokenKey is a row that says that the store lost a batch once.
+var brokenKey = []byte{'x'}
+
 // store is one goleveldb database of a ledger.
 type store struct {
 	*leveldb.DB
 	dir string
 }
 
-// openStore opens or makes a database. Its journal is read strictly: a batch that
-// is damaged in the middle is an error, never a gap.
+// openStore opens or makes a database that follows from the block log.
+//
+// Crash points: each batch is synced before the next is written, so a crash leaves
+// at most the last one incomplete, and the journal without it is whole. Damage
+// anywhere else is an error: an incomplete journal is only accepted when no block
+// before the savepoint is missing.
 func openStore(dir string, compress bool) (*store, error) {
+	const advice = "delete the folder, it is rebuilt from the block log"
+	s, recovered, err := openDatabase(dir, compress)
+	if lerrors.IsCorrupted(errors.Unwrap(err)) {
+		return nil, fmt.Errorf("%w: %s", err, advice)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err = s.checkApplied(recovered); err != nil {
+		return nil, errors.Join(fmt.Errorf("store %s: %w: %s", dir, err, advice), s.Close())
+	}
+	return s, nil
+}
+
+// openDatabase opens a database, strictly if that works. Otherwise it drops what is
+// damaged in the journal and says so.
+func openDatabase(dir string, compress bool) (s *store, recovered bool, err error) {
 	o := &opt.Options{
 		Filter:                 filter.NewBloomFilter(10),
 		WriteBuffer:            8 << 20,
 		BlockCacheCapacity:     16 << 20,
 		OpenFilesCacheCapacity: 128,
-		Strict:                 opt.DefaultStrict | opt.StrictManifest,
+		Strict:                 opt.DefaultStrict | opt.StrictManifest | opt.StrictJournal,
 		Compression:            opt.NoCompression,
 	}
 	if compress {
 		o.Compression = opt.SnappyCompression
 	}
 	db, err := leveldb.OpenFile(dir, o)
-	if err != nil {
-		return nil, fmt.Errorf("store %s: %w", dir, err)
+	if lerrors.IsCorrupted(err) {
+		recovered = true
+		o.Strict &^= opt.StrictJournal
+		db, err = leveldb.OpenFile(dir, o)
 	}
-	return &store{DB: db, dir: dir}, nil
+	if err != nil {
+		return nil, false, fmt.Errorf("store %s: %w", dir, err)
+	}
+	return &store{DB: db, dir: dir}, recovered, nil
+}
+
+// checkApplied looks for a block that the store should hold and does not. A store
+// that lost one says so for ever.
+func (s *store) checkApplied(recovered bool) error {
+	broken, err := s.has(brokenKey)
+	if err != nil {
+		return err
+	}
+	if broken {
+		return errors.New("its journal was damaged")
+	}
+	if !recovered {
+		return nil
+	}
+	next, err := s.next()
+	if err != nil {
+		return err
+	}
+	rows := s.NewIterator(prefixRange([]byte{rowApplied}, "", ""), nil)
+	defer rows.Release()
+	want := uint64(0)
+	if next > appliedKept {
+		want = next - appliedKept
+	}
+	for ; rows.Next(); want++ {
+		if !bytes.Equal(rows.Key(), appliedKey(want)) {
+			break
+		}
+	}
+	if err := rows.Error(); err != nil {
+		return err
+	}
+	if want == next {
+		return nil
+	}
+	return errors.Join(fmt.Errorf("its journal is damaged: block %d is missing", want), s.Put(brokenKey, nil, synced))
+}
+
+func appliedKey(number uint64) []byte {
+	return binary.BigEndian.AppendUint64([]byte{rowApplied}, number)
+}
+
+// markApplied adds to a batch that it applies a block. It goes with the savepoint.
+func markApplied(batch *leveldb.Batch, number uint64) {
+	batch.Put(appliedKey(number), nil)
+	if number >= appliedKept {
+		batch.Delete(appliedKey(number - appliedKept))
+	}
 }
 
 // get returns a row, nil when there is none.

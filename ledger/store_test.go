@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -81,6 +82,86 @@ func TestKeptExpire(t *testing.T) {
 	defer rows.Release()
 	for rows.Next() {
 		t.Errorf("row %q is left", rows.Key())
+	}
+}
+
+// journal is the only journal of a closed store.
+func journal(t *testing.T, dir string) string {
+	t.Helper()
+	names, err := filepath.Glob(filepath.Join(dir, "*.log"))
+	if err != nil || len(names) != 1 {
+		t.Fatalf("journals of %s: %q, %v", dir, names, err)
+	}
+	return names[0]
+}
+
+// A store whose last batch was not written completely is brought up, as is one that
+// lost the whole end of its journal; one that lost a batch before others is refused,
+// now and later.
+func TestStoreJournal(t *testing.T) {
+	k := sealtest.Keyring(t)
+	whole := fabricLedger(t, func(dir string) *Ledger { return openTest(t, dir, k) })
+	for _, name := range []string{"index", "state", "history"} {
+		for what, change := range map[string]func(b []byte) []byte{
+			"torn":   func(b []byte) []byte { return b[:len(b)-5] },
+			"middle": func(b []byte) []byte { b[len(b)/3] ^= 1; return b },
+		} {
+			t.Run(name+" "+what, func(t *testing.T) {
+				dir := memoryDir(t)
+				if err := os.CopyFS(dir, os.DirFS(whole)); err != nil {
+					t.Fatal(err)
+				}
+				file := journal(t, filepath.Join(dir, name))
+				raw, err := os.ReadFile(file)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := os.WriteFile(file, change(raw), 0o600); err != nil {
+					t.Fatal(err)
+				}
+				for range 2 {
+					l, err := openIn(dir, k)
+					if err == nil {
+						if name == "state" && what == "middle" {
+							t.Error("a store that lost a batch is accepted")
+						}
+						checkWhole(t, l)
+						if err := l.Close(); err != nil {
+							t.Fatal(err)
+						}
+						continue
+					}
+					if what == "torn" {
+						t.Fatal(err)
+					}
+					if !strings.Contains(err.Error(), filepath.Join(dir, name)) || !strings.Contains(err.Error(), "delete the folder") {
+						t.Errorf("got %v", err)
+					}
+				}
+				if what == "middle" {
+					if err := os.RemoveAll(filepath.Join(dir, name)); err != nil {
+						t.Fatal(err)
+					}
+					checkWhole(t, openTest(t, dir, k))
+				}
+			})
+		}
+	}
+}
+
+// A store of which a file is damaged is refused with what to do.
+func TestStoreDamaged(t *testing.T) {
+	k := sealtest.Keyring(t)
+	dir := fabricLedger(t, func(dir string) *Ledger { return openTest(t, dir, k) })
+	if err := os.WriteFile(filepath.Join(dir, "state", "CURRENT"), []byte("nonsense"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l, err := openIn(dir, k)
+	if err == nil {
+		l.Close()
+	}
+	if err == nil || !strings.Contains(err.Error(), filepath.Join(dir, "state")) || !strings.Contains(err.Error(), "delete the folder") {
+		t.Errorf("got %v", err)
 	}
 }
 
