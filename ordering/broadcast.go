@@ -32,7 +32,8 @@ type item struct {
 // Broadcast implements orderer.AtomicBroadcast.Broadcast. The envelopes of a stream
 // are checked in parallel; they are ordered and answered as they came. As in
 // Fabric, an answer other than SUCCESS is the stream's last, and nothing that
-// follows on the stream is ordered.
+// follows a refused envelope on the stream is ordered. Behind one that could not be
+// made durable (SERVICE_UNAVAILABLE), others that were on their way may be.
 func (s *Service) Broadcast(stream ordererpb.AtomicBroadcast_BroadcastServer) error {
 	ctx, cancel := context.WithCancel(stream.Context())
 	defer cancel()
@@ -97,12 +98,13 @@ func submitInOrder(ctx context.Context, received <-chan *item, submitted chan<- 
 		if it.err == nil {
 			it.err = it.chain.submit(ctx, it.sub)
 		}
+		refused := it.err != nil // once handed over, the item is not ours to look at
 		select {
 		case submitted <- it:
 		case <-ctx.Done():
 			return
 		}
-		if it.err != nil {
+		if refused {
 			return
 		}
 	}
