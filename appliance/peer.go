@@ -185,13 +185,8 @@ func (p *peer) newEndorser(ctx context.Context) (*endorser.Endorser, error) {
 	}
 	agreed, err := lifecycle.Open(ctx, lifecycle.Config{
 		MSPID: p.identity.MSPID, LocalMSP: p.localMSP, Access: p.guard, Packages: packages, Services: p.host, Logger: p.log,
-		Channels: func() map[string]lifecycle.Channel {
-			all := map[string]lifecycle.Channel{}
-			for id, j := range p.channels.all() {
-				all[id] = j
-			}
-			return all
-		},
+		Channels: p.channels.ids,
+		Channel:  func(id string) (lifecycle.Channel, bool) { return find[lifecycle.Channel](p.channels, id) },
 	})
 	if err != nil {
 		return nil, err
