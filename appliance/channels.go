@@ -2,6 +2,7 @@ package appliance
 
 import (
 	"context"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/hex"
 	"errors"
@@ -42,6 +43,8 @@ type channels struct {
 	keyring *seal.Keyring
 	// ordering overrides where the channels' ordering service is.
 	ordering []config.Remote
+	// certificate is shown to ordering nodes that ask for one.
+	certificate *tls.Certificate
 
 	ctx     context.Context // of the channels' own work
 	running sync.WaitGroup
@@ -52,8 +55,8 @@ type channels struct {
 }
 
 // openChannels opens every channel that was joined and starts to follow it.
-func openChannels(ctx context.Context, n *node, dir string, keyring *seal.Keyring, ordering []config.Remote) (*channels, error) {
-	c := &channels{node: n, dir: dir, keyring: keyring, ordering: ordering, ctx: ctx,
+func openChannels(ctx context.Context, n *node, dir string, keyring *seal.Keyring, ordering []config.Remote, certificate *tls.Certificate) (*channels, error) {
+	c := &channels{node: n, dir: dir, keyring: keyring, ordering: ordering, certificate: certificate, ctx: ctx,
 		open: map[string]*joined{}, busy: map[string]bool{}}
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -162,7 +165,7 @@ func (c *channels) follow(ctx context.Context, id string, l *ledger.Ledger) (err
 		return fmt.Errorf("ordering service: %w", err)
 	}
 	if j.orderers, err = client.New(client.Config{
-		Endpoints: endpoints, Identity: c.node.identity, Logger: log,
+		Endpoints: endpoints, Identity: c.node.identity, Certificate: c.certificate, Logger: log,
 		VerifyConnection: verifyChainInToken(c.node.token),
 	}); err != nil {
 		return err

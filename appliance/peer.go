@@ -118,7 +118,7 @@ func (p *peer) openServices(ctx context.Context, server *grpc.Server, certificat
 	if err != nil {
 		return err
 	}
-	if p.channels, err = openChannels(ctx, p.node, dir, p.keyring, p.config.Ordering.Endpoints); err != nil {
+	if p.channels, err = openChannels(ctx, p.node, dir, p.keyring, p.config.Ordering.Endpoints, certificate); err != nil {
 		return err
 	}
 	p.host = chaincode.New(p.hostConfig(certificate))
@@ -130,7 +130,7 @@ func (p *peer) openServices(ctx context.Context, server *grpc.Server, certificat
 		p.log.Warn("development mode: chaincode that dials in is accepted from anyone who reaches this port")
 		peerpb.RegisterChaincodeSupportServer(server, p.host)
 	}
-	g, err := p.newGateway()
+	g, err := p.newGateway(certificate)
 	if err != nil {
 		return err
 	}
@@ -253,10 +253,10 @@ func (j *joined) configBlock() (*commonpb.Block, error) {
 
 // newGateway makes the Gateway service, which endorses here and on the peers of the
 // configuration.
-func (p *peer) newGateway() (*gateway.Gateway, error) {
+func (p *peer) newGateway(certificate *tls.Certificate) (*gateway.Gateway, error) {
 	remotes := make(remoteEndorsers, 0, len(p.config.Peers))
 	for _, r := range p.config.Peers {
-		conn, err := dial(r, p.token, nil)
+		conn, err := dial(r, p.token, certificate)
 		if err != nil {
 			return nil, fmt.Errorf("peers: %s: %w", r.Address, err)
 		}
