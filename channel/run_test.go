@@ -439,3 +439,12 @@ func TestRunRefusesAtOnce(t *testing.T) {
 		t.Error("block 4 is taken for a genesis block")
 	}
 }
+
+func TestOldChannelsAreRefused(t *testing.T) {
+	if err := supported(&configtx.Config{ID: "old"}); !errors.Is(err, ErrUnsupported) {
+		t.Errorf("a channel without the capability V2_0 gives %v", err)
+	}
+	if err := supported(&configtx.Config{Capabilities: configtx.Capabilities{Application: configtx.LevelV2_0}}); err != nil {
+		t.Error(err)
+	}
+}
