@@ -58,6 +58,13 @@ func TestDeployAndCall(t *testing.T) {
 			t.Errorf("approved = %v, want package %s", &a, id)
 		}
 	})
+	t.Run("all approved", func(t *testing.T) {
+		var a lifecyclepb.QueryApprovedChaincodeDefinitionsResult
+		resp := query(org2, net.ChannelID, "QueryApprovedChaincodeDefinitions", &lifecyclepb.QueryApprovedChaincodeDefinitionsArgs{}, &a)
+		if len(a.ApprovedChaincodeDefinitions) != 1 || a.ApprovedChaincodeDefinitions[0].GetName() != "kv" || a.ApprovedChaincodeDefinitions[0].GetSource().GetLocalPackage().GetPackageId() != id {
+			t.Errorf("approved = %v", resp)
+		}
+	})
 	t.Run("installed", func(t *testing.T) {
 		var in lifecyclepb.QueryInstalledChaincodesResult
 		query(org1, "", "QueryInstalledChaincodes", &lifecyclepb.QueryInstalledChaincodesArgs{}, &in)

@@ -130,11 +130,6 @@ func (s *Service) queryApproved(ctx context.Context, call *endorser.Call, args *
 	}, nil
 }
 
-// privateRanger walks a private collection. The ledger's simulator offers it.
-type privateRanger interface {
-	RangePrivate(namespace, collection, start, end string) (rwset.KVIterator, error)
-}
-
 func (s *Service) queryAllApproved(ctx context.Context, call *endorser.Call, _ *lifecyclepb.QueryApprovedChaincodeDefinitionsArgs) (proto.Message, error) {
 	approvals, err := s.approvals(call.Simulator)
 	if err != nil {
@@ -152,15 +147,11 @@ func (s *Service) queryAllApproved(ctx context.Context, call *endorser.Call, _ *
 }
 
 // approvals are all that this organisation approved, in the order of their keys.
-func (s *Service) approvals(sim any) ([]*state.Approval, error) {
-	private, ok := sim.(privateRanger)
-	if !ok {
-		return nil, errors.New("this peer cannot list all approvals: query one chaincode by its name")
-	}
+func (s *Service) approvals(sim *ledger.Simulator) ([]*state.Approval, error) {
 	const prefix = "namespaces/metadata/"
 	collection := state.ImplicitCollection(string(s.cfg.MSPID))
 	walk := ranger{func(namespace, start, end string) (rwset.KVIterator, error) {
-		return private.RangePrivate(namespace, collection, start, end)
+		return sim.RangePrivate(namespace, collection, start, end)
 	}}
 	var keys []string
 	err := walk.Range(state.Namespace, prefix, prefix[:len(prefix)-1]+"0", func(key string, _ []byte) error {
@@ -170,7 +161,7 @@ func (s *Service) approvals(sim any) ([]*state.Approval, error) {
 	if err != nil {
 		return nil, fmt.Errorf("could not list the approvals: %w", err)
 	}
-	org := s.orgState(sim.(*ledger.Simulator))
+	org := s.orgState(sim)
 	var out []*state.Approval
 	for _, key := range keys {
 		name, digits, ok := strings.Cut(key, "#")
