@@ -325,7 +325,9 @@ func TestCompareTellsWhatDiffers(t *testing.T) {
 		{func(d *Definition) { d.Version = "2" }, 1},
 		{func(d *Definition) { d.ValidationParameter = nil }, 1},
 		{func(d *Definition) { d.Version, d.ValidationPlugin = "2", "x" }, 2},
-		{func(d *Definition) { d.Collections = &peerpb.CollectionConfigPackage{Config: []*peerpb.CollectionConfig{{}}} }, 1},
+		{func(d *Definition) {
+			d.Collections = &peerpb.CollectionConfigPackage{Config: []*peerpb.CollectionConfig{{}}}
+		}, 1},
 		{func(d *Definition) { d.Sequence = 2; d.Version = "2" }, 1},
 	} {
 		changed := d
