@@ -309,8 +309,10 @@ func (j *joined) healthy(context.Context) error {
 	switch {
 	case h.Failure != nil:
 		return fmt.Errorf("at height %d: %w", h.Height, h.Failure)
-	case !h.Connected:
-		return fmt.Errorf("at height %d: not connected to the ordering service since %s", h.Height, h.Since.UTC().Format(time.RFC3339))
+	case h.SourceFailure != nil:
+		return fmt.Errorf("at height %d: ordering service: %w", h.Height, h.SourceFailure)
+	case j.orderers.State(j.ID()).Connected == "":
+		return fmt.Errorf("at height %d: not connected to the ordering service", h.Height)
 	}
 	return nil
 }

@@ -89,11 +89,28 @@ func (n network) dialUser(t *testing.T, org string) *user {
 	if err != nil {
 		t.Fatal(err)
 	}
+	conn := dial(t, g.Endpoint, g.TLSCACert)
+	return &user{Client: client.New(identity, conn), identity: identity, conn: conn}
+}
+
+// at is the same user with a connection to another peer of its organisation.
+func (u *user) at(t *testing.T, address, tlsCACert string) *user {
+	t.Helper()
+	conn := dial(t, address, tlsCACert)
+	return &user{Client: client.New(u.identity, conn), identity: u.identity, conn: conn}
+}
+
+// dial connects to a node over TLS; one that was killed is asked again at once.
+func dial(t *testing.T, address, tlsCACert string) *grpc.ClientConn {
+	t.Helper()
+	pem, err := os.ReadFile(tlsCACert)
+	if err != nil {
+		t.Fatal(err)
+	}
 	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM(read(g.TLSCACert))
-	conn, err := grpc.NewClient(g.Endpoint,
-		grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{RootCAs: roots, ServerName: g.ServerName})),
-		// A peer that was killed is asked again at once.
+	roots.AppendCertsFromPEM(pem)
+	conn, err := grpc.NewClient(address,
+		grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{RootCAs: roots, ServerName: "localhost"})),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 20 * time.Millisecond, Multiplier: 1.2, MaxDelay: 100 * time.Millisecond},
 			MinConnectTimeout: 5 * time.Second,
@@ -102,7 +119,7 @@ func (n network) dialUser(t *testing.T, org string) *user {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	return &user{Client: client.New(identity, conn), identity: identity, conn: conn}
+	return conn
 }
 
 // call makes an invocation of the example chaincode.
@@ -143,17 +160,5 @@ func (u *user) submit(t *testing.T, envelope *commonpb.Envelope, txID string) {
 // dialOrderer connects to the ordering node.
 func (n network) dialOrderer(t *testing.T) *grpc.ClientConn {
 	t.Helper()
-	roots := x509.NewCertPool()
-	pem, err := os.ReadFile(filepath.Join(n.dir, "orderer", "msp", "tlscacerts", "tlsca.pem"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	roots.AppendCertsFromPEM(pem)
-	conn, err := grpc.NewClient(fmt.Sprintf("127.0.0.1:%d", n.load(t).Ports.Orderer),
-		grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{RootCAs: roots, ServerName: "localhost"})))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close() })
-	return conn
+	return dial(t, fmt.Sprintf("127.0.0.1:%d", n.load(t).Ports.Orderer), filepath.Join(n.dir, "orderer", "msp", "tlscacerts", "tlsca.pem"))
 }

@@ -47,32 +47,22 @@ func zombie(pid int) bool {
 	return ok && strings.HasPrefix(after, "Z")
 }
 
-// start launches a process apart from this one, and waits until it serves.
+// start launches a process apart from this one, unless it runs, and waits until it
+// serves.
 func (n *Network) start(ctx context.Context, p *Process) error {
-	if p.Running() {
-		return nil
-	}
-	log, err := os.OpenFile(p.Log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	defer log.Close()
-	cmd := exec.Command(p.Args[0], p.Args[1:]...)
-	cmd.Env = append(os.Environ(), p.Env...)
-	cmd.Dir = n.Dir
-	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("start %s: %w", p.Name, err)
-	}
-	p.PID = cmd.Process.Pid
 	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
-
+	if !p.Running() {
+		cmd, err := n.launch(p)
+		if err != nil {
+			return err
+		}
+		go func() { ended <- cmd.Wait() }()
+	}
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	for {
-		if err = p.Ready(ctx); err == nil {
+		err := p.Ready(ctx)
+		if err == nil {
 			return nil
 		}
 		select {
@@ -83,6 +73,24 @@ func (n *Network) start(ctx context.Context, p *Process) error {
 		case <-time.After(pollInterval):
 		}
 	}
+}
+
+func (n *Network) launch(p *Process) (*exec.Cmd, error) {
+	log, err := os.OpenFile(p.Log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close()
+	cmd := exec.Command(p.Args[0], p.Args[1:]...)
+	cmd.Env = append(os.Environ(), p.Env...)
+	cmd.Dir = n.Dir
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("start %s: %w", p.Name, err)
+	}
+	p.PID = cmd.Process.Pid
+	return cmd, nil
 }
 
 // Ready reports why the process does not serve yet, or nil.
@@ -110,13 +118,15 @@ func (p *Process) Ready(ctx context.Context) error {
 	return nil
 }
 
+// startAll starts what does not run. The description is saved as soon as a process
+// has a number, so that `dev down` finds all of them.
 func (n *Network) startAll(ctx context.Context) error {
 	for _, p := range n.Processes {
-		n.say("starting %s", p.Name)
-		if err := n.start(ctx, p); err != nil {
-			return err
+		if !p.Running() {
+			n.say("starting %s", p.Name)
 		}
-		if err := n.save(); err != nil {
+		err := n.start(ctx, p)
+		if err := errors.Join(err, n.save()); err != nil {
 			return err
 		}
 	}
