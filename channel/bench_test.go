@@ -85,7 +85,7 @@ func BenchmarkReplay(b *testing.B) {
 	b.ReportMetric(float64(transactions*b.N)/b.Elapsed().Seconds(), "tx/s")
 }
 
-func replayTo(b *testing.B, c *Channel, height uint64) {
+func replayTo(b testing.TB, c *Channel, height uint64) {
 	err := c.Replay(b.Context(), func(yield func(*commonpb.Block, error) bool) {
 		for number := uint64(1); number < height; number++ {
 			if !yield(readBlock(b, number), nil) {
