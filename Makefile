@@ -6,10 +6,13 @@ VERSION := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -X strongroom/appliance/version.Version=$(VERSION)
 export CGO_ENABLED = 1
 
-.PHONY: setup build quickstart test race bench fuzz lint generate clean
+.PHONY: setup setup-test build quickstart test race bench fuzz lint generate clean
 
-setup: ## install what building and testing needs
+setup: ## install what building and running needs
 	@scripts/setup
+
+setup-test: ## install what testing needs
+	@scripts/setup test
 
 build: setup ## build the binaries into bin/
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/strongroom ./examples/asset-go
@@ -18,20 +21,20 @@ build: setup ## build the binaries into bin/
 quickstart: build ## a network, real transactions, sealed bytes, verified provenance
 	@examples/quickstart.sh
 
-test: build ## all tests
+test: setup-test build ## all tests
 	$(GO) test -timeout 20m ./...
 
-race: setup ## the tests of concurrent code under the race detector
+race: setup-test ## the tests of concurrent code under the race detector
 	$(GO) test -race -timeout 30m ./bccsp/... ./msp/... ./policy/... ./acl/... ./channel/... ./chaincode/... ./ordering/... ./ledger/... ./appliance/...
 
-bench: setup ## the figures of docs/performance.md
+bench: setup-test ## the figures of docs/performance.md
 	$(GO) test -run '^$$' -bench . -benchtime 2s ./bccsp/... ./policy ./acl ./ledger/... ./channel ./chaincode ./ordering
 
 FUZZTIME ?= 10s
-fuzz: setup ## each fuzz target for FUZZTIME
+fuzz: setup-test ## each fuzz target for FUZZTIME
 	@scripts/fuzz $(FUZZTIME)
 
-lint: setup ## formatting, vet, staticcheck
+lint: setup-test ## formatting, vet, staticcheck
 	@test -z "$$(gofmt -l $$(git ls-files '*.go' | grep -v '\.pb\.go$$'))" || { gofmt -l $$(git ls-files '*.go' | grep -v '\.pb\.go$$'); echo 'lint: run gofmt -w on these'; exit 1; }
 	$(GO) vet ./...
 	$(GO) tool staticcheck ./...
