@@ -214,9 +214,7 @@ func (t *Token) recover(m *mending) {
 			return
 		case t.life.Err() != nil:
 			return
-		case errors.Is(err, ErrStopped):
-			t.stopped.Store(&err)
-			t.cfg.Alarm(EventStopped, err)
+		case t.stopped.Load() != nil:
 			return
 		}
 		if t.down.Swap(&err) == nil {
@@ -295,7 +293,7 @@ func (s *session) loginAgain() error {
 	}
 	// A login of ours that failed for an unclear reason may have cost a try.
 	if t.doubt.Load() && raw.Flags&p11.CKF_USER_PIN_COUNT_LOW != 0 {
-		return fmt.Errorf("%w: a login failed, and the token counts it as a wrong PIN", ErrStopped)
+		return t.stopFor(errors.New("a login failed, and the token counts it as a wrong PIN"))
 	}
 	err = s.login(raw)
 	switch {
@@ -304,9 +302,18 @@ func (s *session) loginAgain() error {
 		t.lives.Add(1) // handles of private keys died with the former login
 		return nil
 	case errors.Is(err, ErrPINRefused) || classOf(err) == ClassStop:
-		return fmt.Errorf("%w: %w", ErrStopped, err)
+		return t.stopFor(err)
 	}
 	t.doubt.Store(true)
+	return err
+}
+
+// stopFor ends all recovery in this process.
+func (t *Token) stopFor(cause error) error {
+	err := fmt.Errorf("%w: %w", ErrStopped, cause)
+	if t.stopped.CompareAndSwap(nil, &err) {
+		t.cfg.Alarm(EventStopped, err)
+	}
 	return err
 }
 
