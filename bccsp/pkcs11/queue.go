@@ -284,6 +284,9 @@ func (q *queue) serve(w *worker) {
 			return
 		}
 		if !w.session.serve(j) {
+			q.token.module.enter()
+			w.session.retire()
+			q.token.module.leave()
 			q.returned()
 			return
 		}
@@ -375,7 +378,12 @@ func (s *session) run(j *job) error {
 	}
 	err := j.run(s)
 	if err != nil && s.spoilt(err) {
-		s.close()
+		if classOf(err) == ClassSession {
+			// Where one session was lost, the anchor and its objects may be too, and
+			// the next session could use their numbers for others.
+			s.token.lives.Add(1)
+		}
+		s.retire()
 	}
 	return err
 }

@@ -38,6 +38,9 @@ var ErrStopped = errors.New("token is stopped until an operator has looked: corr
 // found or imported again. It is of ClassHandle.
 var errStale = errors.New("the object's handle is of an earlier connection")
 
+// errElsewhere ends an operation that another token of a Group can do.
+var errElsewhere = errors.New("left to another token")
+
 // Event is what Config.Alarm tells.
 type Event uint8
 
@@ -134,6 +137,12 @@ func (t *Token) canHelp(err error) bool {
 // remedy does what the class of err calls for, for the n-th time in one operation.
 func (t *Token) remedy(ctx context.Context, err error, n int) error {
 	class := classOf(err)
+	if inHurry(ctx) && (n > patience || class == ClassModule || class == ClassBusy) {
+		if class != ClassBusy {
+			t.mend(class == ClassModule, generationOf(err, t.module.generation.Load()))
+		}
+		return errElsewhere
+	}
 	if n > 0 || class == ClassBusy {
 		if e := pause(ctx, backoff(n)); e != nil {
 			return fmt.Errorf("waiting to try again: %w", e)
@@ -178,10 +187,22 @@ func (t *Token) await(ctx context.Context) error {
 			return fmt.Errorf("waiting for the token's recovery: %w", errors.Join(context.Cause(ctx), t.Down()))
 		case <-t.life.Done():
 			return ErrClosed
+		case <-hurried(ctx):
+			return errElsewhere
 		}
 	}
 	if stopped := t.stopped.Load(); stopped != nil {
 		return *stopped
+	}
+	return nil
+}
+
+// always is closed.
+var always = func() chan struct{} { c := make(chan struct{}); close(c); return c }()
+
+func hurried(ctx context.Context) <-chan struct{} {
+	if inHurry(ctx) {
+		return always
 	}
 	return nil
 }

@@ -46,6 +46,18 @@ func (s *session) open() error {
 	return nil
 }
 
+// retire gives s up. A session of the pool is closed; an anchor stays open until the
+// token closes or the module starts again, since other sessions may be using its
+// objects in this moment, which modules do not bear.
+func (s *session) retire() {
+	if s.anchor && s.opened {
+		s.token.keepRetired(*s)
+		s.opened = false
+		return
+	}
+	s.close()
+}
+
 // close ignores the answer: a session that is lost cannot be closed. The handle of an
 // earlier generation is left alone: its number may be another's.
 func (s *session) close() {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -39,6 +40,7 @@ type Token struct {
 	mu         sync.Mutex // guards signing and wrapping
 	signing    map[string]*privateKey
 	wrapping   *wrappingKey
+	retired    []session // anchors that were given up; guarded by mu
 
 	closeOnce sync.Once
 	closeErr  error
@@ -219,12 +221,32 @@ func (t *Token) stop() {
 	defer limit.Stop()
 	select {
 	case <-ended:
+		t.closeRetired()
 	case <-limit.C:
 		// A call hangs in the module and cannot be called back: the module is not
 		// finalized, and what waits for the call goes down with the process.
 		t.pool.fail()
 		t.anchor.fail()
 	}
+}
+
+// keepRetired keeps an anchor until closeRetired. Those of earlier generations are gone.
+func (t *Token) keepRetired(s session) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.retired = slices.DeleteFunc(t.retired, func(r session) bool { return r.generation != s.generation })
+	t.retired = append(t.retired, s)
+}
+
+func (t *Token) closeRetired() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.module.enter()
+	defer t.module.leave()
+	for _, s := range t.retired {
+		s.close()
+	}
+	t.retired = nil
 }
 
 // spawn runs f on a goroutine that Close waits for. It tells false, and does nothing,

@@ -48,6 +48,9 @@ struct rule { int fn; U from, count, seen, arg; enum action action; };
 
 static list real, own;
 static char control[4096], fired[4200];
+/* Real modules fall over when sessions are closed under calls in progress: calls share
+ * inside, and what closes sessions or logs out has it alone. */
+static pthread_rwlock_t inside = PTHREAD_RWLOCK_WRITER_NONRECURSIVE_INITIALIZER_NP;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* guards what follows */
 static struct rule rules[64];
 static int rule_count;
@@ -124,7 +127,6 @@ static int fault(int fn, U session, U *rv) {
 		found = 1;
 	}
 	struct stat then = known;
-	if (found && hit.action == RENUMBER) offset++;
 	if (found && hit.action == LOSE) {
 		lost = 1;
 		clock_gettime(CLOCK_MONOTONIC, &lost_until);
@@ -144,12 +146,24 @@ static int fault(int fn, U session, U *rv) {
 	case HANG:
 		for (struct stat now; stat(control, &now) == 0 && same(&now, &then);) nap(2);
 		return 0;
-	case DROP: case RENUMBER: drop_sessions(); return 0;
-	case LOGOUT: ((U (*)(U))real.fn[19])(session); return 0;
+	case DROP: case RENUMBER: case LOGOUT:
+		pthread_rwlock_wrlock(&inside);
+		if (hit.action == LOGOUT) ((U (*)(U))real.fn[19])(session);
+		else drop_sessions();
+		if (hit.action == RENUMBER) __atomic_add_fetch(&offset, 1, __ATOMIC_SEQ_CST);
+		pthread_rwlock_unlock(&inside);
+		return 0;
 	case CORRUPT: return 2;
 	default: return 0;
 	}
 }
+
+/* pass calls the real module, in company with others. */
+#define PASS(rv, call) do { \
+		pthread_rwlock_rdlock(&inside); \
+		rv = call; \
+		pthread_rwlock_unlock(&inside); \
+	} while (0)
 
 static U shown(U o) { return o ? o + __atomic_load_n(&offset, __ATOMIC_SEQ_CST) : o; }
 static U hidden(U o) { return o - __atomic_load_n(&offset, __ATOMIC_SEQ_CST); }
@@ -158,7 +172,8 @@ static U hidden(U o) { return o - __atomic_load_n(&offset, __ATOMIC_SEQ_CST); }
 	static U name params { \
 		U rv; \
 		if (fault(index, session, &rv) == 1) return rv; \
-		return ((U (*) types)real.fn[index]) args; \
+		PASS(rv, ((U (*) types)real.fn[index]) args); \
+		return rv; \
 	}
 
 FN(c_initialize, 0, (void *a), 0, (void *), (a))
@@ -187,14 +202,15 @@ static U c_get_slot_list(unsigned char present, U *slots, U *n) {
 	case 1: return rv;
 	case 3: *n = 0; return OK;
 	}
-	return ((U (*)(unsigned char, U *, U *))real.fn[GETSLOTLIST])(present, slots, n);
+	PASS(rv, ((U (*)(unsigned char, U *, U *))real.fn[GETSLOTLIST])(present, slots, n));
+	return rv;
 }
 
 static U c_sign(U s, P d, U n, P sig, U *len) {
 	U rv;
 	int f = fault(SIGN, s, &rv);
 	if (f == 1) return rv;
-	rv = ((U (*)(U, P, U, P, U *))real.fn[SIGN])(s, d, n, sig, len);
+	PASS(rv, ((U (*)(U, P, U, P, U *))real.fn[SIGN])(s, d, n, sig, len));
 	if (f == 2 && rv == OK && sig && *len) sig[*len - 1] ^= 1;
 	return rv;
 }
@@ -202,7 +218,7 @@ static U c_sign(U s, P d, U n, P sig, U *len) {
 static U c_create(U s, void *t, U n, U *o) {
 	U rv;
 	if (fault(20, s, &rv) == 1) return rv;
-	rv = ((U (*)(U, void *, U, U *))real.fn[20])(s, t, n, o);
+	PASS(rv, ((U (*)(U, void *, U, U *))real.fn[20])(s, t, n, o));
 	if (rv == OK) *o = shown(*o);
 	return rv;
 }
@@ -210,7 +226,7 @@ static U c_create(U s, void *t, U n, U *o) {
 static U c_find(U s, U *o, U max, U *n) {
 	U rv;
 	if (fault(27, s, &rv) == 1) return rv;
-	rv = ((U (*)(U, U *, U, U *))real.fn[27])(s, o, max, n);
+	PASS(rv, ((U (*)(U, U *, U, U *))real.fn[27])(s, o, max, n));
 	if (rv == OK) for (U i = 0; i < *n; i++) o[i] = shown(o[i]);
 	return rv;
 }
@@ -218,7 +234,7 @@ static U c_find(U s, U *o, U max, U *n) {
 static U c_generate_key(U s, void *m, void *t, U n, U *o) {
 	U rv;
 	if (fault(58, s, &rv) == 1) return rv;
-	rv = ((U (*)(U, void *, void *, U, U *))real.fn[58])(s, m, t, n, o);
+	PASS(rv, ((U (*)(U, void *, void *, U, U *))real.fn[58])(s, m, t, n, o));
 	if (rv == OK) *o = shown(*o);
 	return rv;
 }
@@ -226,7 +242,7 @@ static U c_generate_key(U s, void *m, void *t, U n, U *o) {
 static U c_generate_pair(U s, void *m, void *t, U n, void *t2, U n2, U *o, U *o2) {
 	U rv;
 	if (fault(59, s, &rv) == 1) return rv;
-	rv = ((U (*)(U, void *, void *, U, void *, U, U *, U *))real.fn[59])(s, m, t, n, t2, n2, o, o2);
+	PASS(rv, ((U (*)(U, void *, void *, U, void *, U, U *, U *))real.fn[59])(s, m, t, n, t2, n2, o, o2));
 	if (rv == OK) { *o = shown(*o); *o2 = shown(*o2); }
 	return rv;
 }
@@ -234,7 +250,7 @@ static U c_generate_pair(U s, void *m, void *t, U n, void *t2, U n2, U *o, U *o2
 static U c_unwrap(U s, void *m, U w, P d, U l, void *t, U n, U *o) {
 	U rv;
 	if (fault(61, s, &rv) == 1) return rv;
-	rv = ((U (*)(U, void *, U, P, U, void *, U, U *))real.fn[61])(s, m, hidden(w), d, l, t, n, o);
+	PASS(rv, ((U (*)(U, void *, U, P, U, void *, U, U *))real.fn[61])(s, m, hidden(w), d, l, t, n, o));
 	if (rv == OK) *o = shown(*o);
 	return rv;
 }
