@@ -72,3 +72,18 @@ func TestEnvironmentErrorNamesTheVariable(t *testing.T) {
 		t.Fatalf("got %v", err)
 	}
 }
+
+func TestVerifiersAreChecked(t *testing.T) {
+	err := validateVerifiers([]Token{
+		{Module: "/m.so", Label: "a", PIN: PIN{Env: "P"}},
+		{Label: "b", PIN: PIN{Env: "P"}, WrappingKey: "w"},
+	})
+	for _, want := range []string{"verifiers[1].module", "verifiers[1].wrappingKey"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q is not named in: %v", want, err)
+		}
+	}
+	if err := validateVerifiers([]Token{{Module: "/m.so", Label: "a", PIN: PIN{Env: "P"}}}); err != nil {
+		t.Error(err)
+	}
+}
