@@ -38,6 +38,7 @@ appliance/operations   appliance/version
 appliance/rpcerr       acl policy msp bccsp ledger chaincode ordering channel
 appliance              appliance channel ordering chaincode ledger acl policy msp bccsp
 firmware-profiles      -
+softhsm-tests/faulty   -
 examples               chaincode/shim chaincode/chaincodetest policy acl
 cmd/strongroom/devnet  firmware-profiles
 cmd/strongroom-audit   appliance/version ledger/evidence ledger/provenance channel/configtx policy msp bccsp

@@ -14,6 +14,7 @@ import (
 
 	"strongroom/appliance/config"
 	"strongroom/appliance/operations"
+	"strongroom/bccsp"
 	"strongroom/bccsp/pkcs11"
 	"strongroom/channel/configtx"
 	"strongroom/msp"
@@ -27,6 +28,8 @@ type node struct {
 	metrics  *operations.Metrics
 	ops      *operations.Server // nil without an address
 	token    *pkcs11.Token
+	others   []*pkcs11.Token // further verifiers
+	group    *pkcs11.Group   // token and others
 	identity *msp.LocalIdentity
 	engine   *policy.Engine
 }
@@ -34,6 +37,10 @@ type node struct {
 // OpenToken opens the token of a configuration: it sets the module's environment,
 // logs in once and runs the self-test.
 func OpenToken(ctx context.Context, c config.Token, metrics *operations.Metrics) (*pkcs11.Token, error) {
+	return openToken(ctx, c, metrics, nil)
+}
+
+func openToken(ctx context.Context, c config.Token, metrics *operations.Metrics, alarm func(pkcs11.Event, error)) (*pkcs11.Token, error) {
 	for name, value := range c.Environment {
 		if err := os.Setenv(name, value); err != nil {
 			return nil, fmt.Errorf("token.environment.%s: %w", name, err)
@@ -48,6 +55,8 @@ func OpenToken(ctx context.Context, c config.Token, metrics *operations.Metrics)
 		KeyCache:         c.KeyCache,
 		CallTimeout:      time.Duration(c.CallTimeout),
 		WrappingKeyLabel: c.WrappingKey,
+		CheckSignatures:  c.CheckSignatures,
+		Alarm:            alarm,
 	}
 	if metrics != nil {
 		cfg.Observe = metrics.HSM
@@ -60,9 +69,39 @@ func OpenToken(ctx context.Context, c config.Token, metrics *operations.Metrics)
 	return token, nil
 }
 
+// alarms logs what a token's driver says of its state; docs/operator-hsm.md explains
+// each event.
+func alarms(log *slog.Logger, label string) func(pkcs11.Event, error) {
+	return func(event pkcs11.Event, err error) {
+		if event == pkcs11.EventUp {
+			log.Info("token alarm", "token", label, "event", event.String())
+			return
+		}
+		log.Error("token alarm", "token", label, "event", event.String(), "error", err)
+	}
+}
+
+// openGroup opens the further tokens and joins them with the node's own.
+func (n *node) openGroup(ctx context.Context, verifiers []config.Token) (err error) {
+	for i, c := range verifiers {
+		t, err := openToken(ctx, c, n.metrics, alarms(n.log, c.Label+c.Serial))
+		if err != nil {
+			return fmt.Errorf("verifiers[%d]: %w", i, err)
+		}
+		n.others = append(n.others, t)
+	}
+	n.group, err = pkcs11.NewGroup(append([]*pkcs11.Token{n.token}, n.others...)...)
+	return err
+}
+
+// keyHolder finds signing keys: a token, or a group of them.
+type keyHolder interface {
+	Signer(ctx context.Context, label string) (*bccsp.Signer, error)
+}
+
 // LoadIdentity finds a node's key in the token and proves that its certificate is
 // of that key.
-func LoadIdentity(ctx context.Context, token *pkcs11.Token, n config.Node) (*msp.LocalIdentity, error) {
+func LoadIdentity(ctx context.Context, token keyHolder, n config.Node) (*msp.LocalIdentity, error) {
 	certificate, err := os.ReadFile(n.Certificate)
 	if err != nil {
 		return nil, fmt.Errorf("node.certificate: %w", err)
@@ -80,19 +119,22 @@ func LoadIdentity(ctx context.Context, token *pkcs11.Token, n config.Node) (*msp
 
 // openNode opens the token, loads the identity and the policy engine, and binds the
 // operations endpoint. On an error nothing stays open.
-func openNode(ctx context.Context, log *slog.Logger, n config.Node, t config.Token, ops config.Operations) (_ *node, err error) {
+func openNode(ctx context.Context, log *slog.Logger, n config.Node, t config.Token, verifiers []config.Token, ops config.Operations) (_ *node, err error) {
 	nd := &node{log: log, metrics: operations.NewMetrics()}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, nd.close())
 		}
 	}()
-	if nd.token, err = OpenToken(ctx, t, nd.metrics); err != nil {
+	if nd.token, err = openToken(ctx, t, nd.metrics, alarms(log, t.Label+t.Serial)); err != nil {
 		return nil, err
 	}
 	info := nd.token.Info()
 	log.Info("token is open and passed its self-test", "label", info.Label, "serial", info.Serial, "model", info.Model, "firmware", info.Firmware)
-	if nd.identity, err = LoadIdentity(ctx, nd.token, n); err != nil {
+	if err = nd.openGroup(ctx, verifiers); err != nil {
+		return nil, err
+	}
+	if nd.identity, err = LoadIdentity(ctx, nd.group, n); err != nil {
 		return nil, err
 	}
 	warnOfExpiry(log, "identity", nd.identity.Certificate.NotAfter)
@@ -103,20 +145,24 @@ func openNode(ctx context.Context, log *slog.Logger, n config.Node, t config.Tok
 		if nd.ops, err = operations.Listen(ops.Address, nd.metrics.Registry, log); err != nil {
 			return nil, err
 		}
-		nd.ops.AddCheck("hsm", nd.token.Healthy)
+		nd.ops.AddCheck("hsm", nd.group.Healthy)
 	}
 	return nd, nil
 }
 
 func (n *node) deps() configtx.Deps {
-	return configtx.Deps{Verifier: n.token, Engine: n.engine}
+	return configtx.Deps{Verifier: n.group, Engine: n.engine}
 }
 
 func (n *node) close() error {
 	if n.token == nil {
 		return nil
 	}
-	return n.token.Close()
+	var errs []error
+	for _, t := range n.others {
+		errs = append(errs, t.Close())
+	}
+	return errors.Join(append(errs, n.token.Close())...)
 }
 
 // addDiskCheck makes health fail when the folder cannot be written.
@@ -141,7 +187,7 @@ func (n *node) localMSP(ctx context.Context, id config.Node) (*msp.Set, error) {
 	if err != nil {
 		return nil, fmt.Errorf("node.msp: %w", err)
 	}
-	set, err := msp.NewSet(ctx, n.token, []*msppb.MSPConfig{conf})
+	set, err := msp.NewSet(ctx, n.group, []*msppb.MSPConfig{conf})
 	if err != nil {
 		return nil, fmt.Errorf("node.msp: %w", err)
 	}

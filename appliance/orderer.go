@@ -29,7 +29,7 @@ func RunOrderer(ctx context.Context, c *config.Orderer, logTo io.Writer) (err er
 		return err
 	}
 	log := newLogger(c.Log, c.Node.Name, logTo)
-	n, err := openNode(ctx, log, c.Node, c.Token, c.Operations)
+	n, err := openNode(ctx, log, c.Node, c.Token, c.Verifiers, c.Operations)
 	if err != nil {
 		return err
 	}

@@ -50,7 +50,7 @@ func RunPeer(ctx context.Context, c *config.Peer, logTo io.Writer) (err error) {
 		return err
 	}
 	log := newLogger(c.Log, c.Node.Name, logTo)
-	n, err := openNode(ctx, log, c.Node, c.Token, c.Operations)
+	n, err := openNode(ctx, log, c.Node, c.Token, c.Verifiers, c.Operations)
 	if err != nil {
 		return err
 	}

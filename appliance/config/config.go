@@ -24,6 +24,7 @@ import (
 type Peer struct {
 	Node       Node       `yaml:"node"`
 	Token      Token      `yaml:"token"`
+	Verifiers  []Token    `yaml:"verifiers"` // further tokens that verify, and sign where they have the node's key
 	Listen     Listen     `yaml:"listen"`
 	Operations Operations `yaml:"operations"`
 	Data       string     `yaml:"data"`
@@ -38,6 +39,7 @@ type Peer struct {
 type Orderer struct {
 	Node       Node       `yaml:"node"`
 	Token      Token      `yaml:"token"`
+	Verifiers  []Token    `yaml:"verifiers"` // further tokens that verify, and sign where they have the node's key
 	Listen     Listen     `yaml:"listen"`
 	Operations Operations `yaml:"operations"`
 	Data       string     `yaml:"data"`
@@ -66,15 +68,17 @@ type Node struct {
 
 // Token selects a PKCS#11 token and says how to log in.
 type Token struct {
-	Module      string            `yaml:"module"`
-	Label       string            `yaml:"label"`
-	Serial      string            `yaml:"serial"`
-	PIN         PIN               `yaml:"pin"`
-	Sessions    int               `yaml:"sessions"`
-	KeyCache    int               `yaml:"keyCache"`
-	CallTimeout Duration          `yaml:"callTimeout"`
-	WrappingKey string            `yaml:"wrappingKey"`
-	Environment map[string]string `yaml:"environment"` // set before the module is loaded, for example SOFTHSM2_CONF
+	Module      string   `yaml:"module"`
+	Label       string   `yaml:"label"`
+	Serial      string   `yaml:"serial"`
+	PIN         PIN      `yaml:"pin"`
+	Sessions    int      `yaml:"sessions"`
+	KeyCache    int      `yaml:"keyCache"`
+	CallTimeout Duration `yaml:"callTimeout"`
+	WrappingKey string   `yaml:"wrappingKey"`
+	// CheckSignatures has the token verify what it signed, at half the rate.
+	CheckSignatures bool              `yaml:"checkSignatures"`
+	Environment     map[string]string `yaml:"environment"` // set before the module is loaded, for example SOFTHSM2_CONF
 }
 
 // PIN says where the token's PIN comes from: exactly one of the three.
@@ -162,6 +166,7 @@ func LoadPeer(path string) (*Peer, error) {
 	return c, wrap(path, errors.Join(
 		c.Node.validate("node", true),
 		c.Token.validate("token"),
+		validateVerifiers(c.Verifiers),
 		c.Listen.validate("listen"),
 		required("data", c.Data),
 		c.Ordering.validate(),
@@ -180,6 +185,7 @@ func LoadOrderer(path string) (*Orderer, error) {
 	return c, wrap(path, errors.Join(
 		c.Node.validate("node", false),
 		c.Token.validate("token"),
+		validateVerifiers(c.Verifiers),
 		c.Listen.validate("listen"),
 		required("data", c.Data),
 		c.Policy.validate(),
@@ -228,6 +234,18 @@ func (t *Token) validate(at string) error {
 	}
 	if t.Sessions < 0 {
 		errs = append(errs, fmt.Errorf("%s.sessions is %d: leave it out or set at least 1", at, t.Sessions))
+	}
+	return errors.Join(errs...)
+}
+
+func validateVerifiers(tokens []Token) error {
+	var errs []error
+	for i := range tokens {
+		at := fmt.Sprintf("verifiers[%d]", i)
+		errs = append(errs, tokens[i].validate(at))
+		if tokens[i].WrappingKey != "" {
+			errs = append(errs, fmt.Errorf("%s.wrappingKey: leave it out: only token wraps keys", at))
+		}
 	}
 	return errors.Join(errs...)
 }
@@ -380,12 +398,19 @@ func resolve(c any, dir string) {
 			abs(&paths[i])
 		}
 	}
-	node := func(n *Node, t *Token) {
-		abs(&n.MSP, &n.Certificate, &t.PIN.File)
+	token := func(t *Token) {
+		abs(&t.PIN.File)
 		for k, v := range t.Environment {
 			if strings.HasPrefix(v, "./") {
 				t.Environment[k] = filepath.Join(dir, v)
 			}
+		}
+	}
+	node := func(n *Node, t *Token, verifiers ...Token) {
+		abs(&n.MSP, &n.Certificate)
+		token(t)
+		for i := range verifiers {
+			token(&verifiers[i])
 		}
 	}
 	remotes := func(rs []Remote) {
@@ -401,7 +426,7 @@ func resolve(c any, dir string) {
 	}
 	switch c := c.(type) {
 	case *Peer:
-		node(&c.Node, &c.Token)
+		node(&c.Node, &c.Token, c.Verifiers...)
 		abs(&c.Listen.TLSCertificate, &c.Data)
 		list(c.Listen.ClientCAs)
 		list(c.Ordering.Genesis)
@@ -409,7 +434,7 @@ func resolve(c any, dir string) {
 		remotes(c.Peers)
 		layers(&c.Policy)
 	case *Orderer:
-		node(&c.Node, &c.Token)
+		node(&c.Node, &c.Token, c.Verifiers...)
 		abs(&c.Listen.TLSCertificate, &c.Data)
 		list(c.Listen.ClientCAs)
 		list(c.Genesis)

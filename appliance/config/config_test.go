@@ -72,3 +72,26 @@ func TestEnvironmentErrorNamesTheVariable(t *testing.T) {
 		t.Fatalf("got %v", err)
 	}
 }
+
+func TestVerifiersAreChecked(t *testing.T) {
+	load := func(verifiers string) (*config.Peer, error) {
+		path := filepath.Join(t.TempDir(), "peer.yaml")
+		if err := os.WriteFile(path, []byte(peer+"verifiers: "+verifiers+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return config.LoadPeer(path)
+	}
+	_, err := load("[{module: /m.so, label: a, pin: {env: P}}, {label: b, pin: {env: P}, wrappingKey: w}]")
+	for _, want := range []string{"verifiers[1].module", "verifiers[1].wrappingKey"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q is not named in: %v", want, err)
+		}
+	}
+	c, err := load("[{module: /m.so, label: a, pin: {file: pin}}]")
+	if err != nil && !strings.Contains(err.Error(), "ordering") {
+		t.Fatal(err)
+	}
+	if got := c.Verifiers[0].PIN.File; !filepath.IsAbs(got) {
+		t.Errorf("the verifier's PIN file is %q: not beside the configuration", got)
+	}
+}

@@ -24,7 +24,8 @@ type Config struct {
 	// TokenLabel and TokenSerial select the token, one or both. Two tokens that
 	// match are an error.
 	TokenLabel, TokenSerial string
-	// PIN is where the user's PIN is read from, once, when the token is opened.
+	// PIN is where the user's PIN is read from: when the token is opened, and again
+	// when the login was lost.
 	PIN PINSource
 	// Sessions is the number of operations that may be in the token at a time:
 	// 1 to MaxSessions, 0 means DefaultSessions. One more session is the anchor.
@@ -46,6 +47,14 @@ type Config struct {
 	// PoolWait, when set, is called with the time that an operation waited because
 	// all sessions were busy; not for one that found an idle session. As Observe.
 	PoolWait func(d time.Duration)
+	// Alarm, when set, is called when the token goes down, comes back or needs an
+	// operator, with the reason (nil for EventUp). As Observe.
+	Alarm func(event Event, err error)
+
+	// CheckSignatures has the token verify each signature that it made before the
+	// signature is given out. It halves the rate of signing, and finds a device that
+	// makes false signatures, which otherwise those find who verify them.
+	CheckSignatures bool
 }
 
 // Validate names the first field that is wrong and how to put it right.
@@ -85,6 +94,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.PoolWait == nil {
 		c.PoolWait = func(time.Duration) {}
+	}
+	if c.Alarm == nil {
+		c.Alarm = func(Event, error) {}
 	}
 	return c
 }

@@ -15,9 +15,16 @@
 // are session objects: they die with the session that made them and can be used from
 // all others.
 //
+// # Recovery
+//
+// What a device loses is made anew while the process runs: sessions, handles, the login,
+// and the module by C_Finalize and C_Initialize; see Class and recovery.go. Callers wait
+// for it within their contexts. Calls are counted in and out of the module, which is
+// never finalized under one. A [Group] goes on with another token meanwhile.
+//
 // # Verdicts and failures
 //
 // Only CKR_SIGNATURE_INVALID, CKR_SIGNATURE_LEN_RANGE and our own checks before the
 // call give an error that wraps bccsp.ErrBadSignature. Everything else is an [*Error],
-// [ErrTimeout], [ErrClosed] or the context's error: the token could not answer.
+// [ErrTimeout], [ErrClosed], [ErrStopped] or the context's error: the token could not answer.
 package pkcs11

@@ -13,6 +13,9 @@ var (
 	// ErrTimeout means that the token did not answer within Config.CallTimeout. The
 	// session that was used is lost; the next operation gets a fresh one.
 	ErrTimeout = errors.New("token did not answer in time")
+	// ErrFalseAnswer means that the token failed a check of ours: it made a signature that
+	// is not its key's, or refused a good one. A signature that fails is not given out.
+	ErrFalseAnswer = errors.New("token gave a false answer: do not use this device")
 	// ErrClosed means that the Token was closed.
 	ErrClosed = errors.New("token is closed")
 	// ErrKeyNotFound means that the token has no key with the label that was asked for.
@@ -86,6 +89,8 @@ type Error struct {
 	Name  string // its name, as "CKR_DEVICE_ERROR", or "CKR_0x80000123" for one that has none
 	Slot  uint   // the slot's number, which may differ from run to run
 	Class Class  // what can help
+
+	generation uint64 // of the module, when a session got the answer
 }
 
 // Error names the call, the code, the slot and what can help.
@@ -106,6 +111,9 @@ func classOf(err error) Class {
 	var e *Error
 	if errors.As(err, &e) {
 		return e.Class
+	}
+	if errors.Is(err, errStale) {
+		return ClassHandle
 	}
 	return ClassOther
 }
@@ -155,7 +163,8 @@ func classify(op string, code uint) Class {
 		return ClassModule
 	case p11.CKR_SESSION_COUNT, p11.CKR_DEVICE_MEMORY, p11.CKR_HOST_MEMORY:
 		return ClassBusy
-	case p11.CKR_PIN_INCORRECT, p11.CKR_PIN_LOCKED, p11.CKR_PIN_EXPIRED, p11.CKR_FUNCTION_FAILED:
+	case p11.CKR_PIN_INCORRECT, p11.CKR_PIN_LOCKED, p11.CKR_PIN_EXPIRED, p11.CKR_PIN_INVALID, p11.CKR_PIN_LEN_RANGE,
+		p11.CKR_FUNCTION_FAILED:
 		return ClassStop
 	case p11.CKR_GENERAL_ERROR:
 		if !cryptoCalls[op] {

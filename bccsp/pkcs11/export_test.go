@@ -42,7 +42,7 @@ func Encode(c elliptic.Curve, sig []byte) ([]byte, error) {
 // anchor.
 func (t *Token) CloseSessions(ctx context.Context, n int) error {
 	for range n {
-		if err := t.pool.do(ctx, "break", breakSession); err != nil {
+		if err := t.ask(ctx, "break", breakSession); err != nil {
 			return err
 		}
 	}
@@ -68,7 +68,7 @@ func (t *Token) Hang(ctx context.Context, entered chan<- struct{}, release <-cha
 
 // Mislead makes the handles of a signing key and of the wrapping key stale.
 func (t *Token) Mislead() {
-	stale := &handle{object: 1 << 40, generation: t.generation}
+	stale := &handle{object: 1 << 40, epoch: t.epoch()}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, k := range t.signing {
@@ -95,7 +95,7 @@ func (t *Token) Imported(ctx context.Context) (cached, objects int, err error) {
 
 // MakeTwin makes a second private key with the label of another.
 func (t *Token) MakeTwin(ctx context.Context, label string) error {
-	return t.pool.doOnce(ctx, "generate", func(s *session) error {
+	return t.pool.do(ctx, "generate", func(s *session) error {
 		_, _, err := s.generatePair(elliptic.P256(), true, label)
 		return err
 	})
@@ -103,7 +103,7 @@ func (t *Token) MakeTwin(ctx context.Context, label string) error {
 
 // MakeLoose makes a wrapping key that may leave the token.
 func (t *Token) MakeLoose(ctx context.Context, label string) error {
-	return t.pool.doOnce(ctx, "generate", func(s *session) error {
+	return t.pool.do(ctx, "generate", func(s *session) error {
 		_, err := s.token.module.ctx.GenerateKey(s.handle, []*p11.Mechanism{p11.NewMechanism(p11.CKM_AES_KEY_GEN, nil)}, []*p11.Attribute{
 			p11.NewAttribute(p11.CKA_VALUE_LEN, 32), p11.NewAttribute(p11.CKA_TOKEN, true), p11.NewAttribute(p11.CKA_LABEL, label),
 			p11.NewAttribute(p11.CKA_ID, []byte{1}), p11.NewAttribute(p11.CKA_EXTRACTABLE, true), p11.NewAttribute(p11.CKA_SENSITIVE, true),
@@ -130,7 +130,7 @@ func (t *Token) OpenRaw(label string) (*Raw, error) {
 	if err != nil {
 		return nil, err
 	}
-	h, err := t.module.ctx.OpenSession(t.slot, p11.CKF_SERIAL_SESSION|p11.CKF_RW_SESSION)
+	h, err := t.module.ctx.OpenSession(uint(t.slot.Load()), p11.CKF_SERIAL_SESSION|p11.CKF_RW_SESSION)
 	return &Raw{t.module.ctx, h, k.handle.Load().object, e.handle.object}, err
 }
 

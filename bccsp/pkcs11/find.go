@@ -85,6 +85,8 @@ func Tokens(module string) (infos []Info, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, m.release()) }()
+	m.enter()
+	defer m.leave()
 	tokens, faults, err := listTokens(m)
 	if err != nil {
 		return nil, err
@@ -108,6 +110,8 @@ func Find(module, label, serial string) (info Info, err error) {
 		return Info{}, err
 	}
 	defer func() { err = errors.Join(err, m.release()) }()
+	m.enter()
+	defer m.leave()
 	f, err := findToken(m, label, serial)
 	if err != nil {
 		return Info{}, err

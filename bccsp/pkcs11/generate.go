@@ -36,7 +36,7 @@ func (t *Token) GenerateKey(ctx context.Context, label string, curve elliptic.Cu
 	t.generating.Lock()
 	defer t.generating.Unlock()
 	var public *bccsp.PublicKey
-	err := t.pool.doOnce(ctx, "generate", func(s *session) (err error) {
+	err := t.pool.do(ctx, "generate", func(s *session) (err error) {
 		if err := s.labelIsFree(label); err != nil {
 			return err
 		}
@@ -138,7 +138,7 @@ func (t *Token) GenerateWrappingKey(ctx context.Context, label string) error {
 	if err != nil {
 		return err
 	}
-	err = t.pool.doOnce(ctx, "generate", func(s *session) error {
+	err = t.pool.do(ctx, "generate", func(s *session) error {
 		if err := s.labelIsFree(label); err != nil {
 			return err
 		}

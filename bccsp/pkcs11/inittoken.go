@@ -36,6 +36,8 @@ func InitToken(module, label string, soPIN, pin []byte) (serial string, err erro
 		return "", err
 	}
 	defer func() { err = errors.Join(err, m.release()) }()
+	m.enter()
+	defer m.leave()
 	slot, err := freeSlot(m, label)
 	if err != nil {
 		return "", err

@@ -46,6 +46,15 @@ func newKeyCache(t *Token, max int) *keyCache {
 // ask at the same time for a key that is not there share one import, which goes on
 // if one of them gives up.
 func (c *keyCache) acquire(ctx context.Context, key *bccsp.PublicKey) (*importedKey, error) {
+	e, err := c.acquireOnce(ctx, key)
+	if err == nil && !c.token.current(&e.handle) {
+		e.release(errStale)
+		e, err = c.acquireOnce(ctx, key)
+	}
+	return e, err
+}
+
+func (c *keyCache) acquireOnce(ctx context.Context, key *bccsp.PublicKey) (*importedKey, error) {
 	e, err := c.lookup(ctx, key)
 	if err != nil {
 		return nil, err
@@ -116,9 +125,10 @@ func (c *keyCache) evict(e *importedKey) {
 }
 
 func (c *keyCache) importKey(ctx context.Context, e *importedKey, key *bccsp.PublicKey) {
-	var object p11.ObjectHandle
+	var h handle
 	err := c.token.anchor.do(ctx, "import", func(s *session) (err error) {
-		object, err = s.importKey(key)
+		h.epoch = c.token.epoch()
+		h.object, err = s.importKey(key)
 		return err
 	})
 	if err != nil {
@@ -127,7 +137,7 @@ func (c *keyCache) importKey(ctx context.Context, e *importedKey, key *bccsp.Pub
 		c.evict(e) // the next caller tries anew
 		c.mu.Unlock()
 	} else {
-		e.handle = handle{object, c.token.generation}
+		e.handle = h
 	}
 	close(e.ready)
 	e.release(nil)
@@ -153,10 +163,13 @@ func (e *importedKey) release(err error) {
 // destroy removes an evicted key from the token. It is best effort: what remains dies
 // with the anchor session.
 func (c *keyCache) destroy(e *importedKey) {
-	if e.err != nil || e.handle.generation != c.token.generation {
+	if e.err != nil {
 		return
 	}
-	_ = c.token.anchor.doOnce(context.Background(), "destroy", func(s *session) error {
+	_ = c.token.anchor.do(context.Background(), "destroy", func(s *session) error {
+		if !c.token.current(&e.handle) {
+			return nil // it died with its session, and its number may be another's
+		}
 		return s.err("C_DestroyObject", c.token.module.ctx.DestroyObject(s.handle, e.handle.object))
 	})
 }

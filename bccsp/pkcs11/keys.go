@@ -26,7 +26,7 @@ const maxListed = 10_000
 // It reads them one by one: it is for an operator's eyes, not for the hot path.
 func (t *Token) Keys(ctx context.Context) ([]KeyInfo, error) {
 	var keys []KeyInfo
-	err := t.pool.do(ctx, "list", func(s *session) error {
+	err := t.ask(ctx, "list", func(s *session) error {
 		keys = nil
 		for _, class := range []uint{p11.CKO_PRIVATE_KEY, p11.CKO_SECRET_KEY} {
 			found, err := s.find(maxListed, p11.NewAttribute(p11.CKA_CLASS, class), p11.NewAttribute(p11.CKA_TOKEN, true))

@@ -1,10 +1,14 @@
 package pkcs11
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	p11 "github.com/miekg/pkcs11"
 )
@@ -15,14 +19,27 @@ type module struct {
 	path string
 	ctx  *p11.Ctx
 
-	mu   sync.Mutex // guards what follows, and is held over C_Initialize and C_Finalize
-	refs int
+	// mu guards refs, alive and changes of generation. It is held over C_Initialize
+	// and C_Finalize, even when they hang.
+	mu    sync.Mutex
+	refs  int
+	alive bool // C_Initialize succeeded and C_Finalize did not since
+
 	// generation counts the calls of C_Initialize. Handles of an earlier generation
-	// are never used: the module may have given their numbers to other objects.
-	generation uint64
-	// stuck is set when a call never came back: C_Finalize is then undefined.
-	stuck bool
+	// are never used: the module may have given their numbers to other objects. It
+	// does not change while anyone is inside.
+	generation atomic.Uint64
+
+	// inside counts those who are between enter and leave, hung calls among them.
+	inside atomic.Int64
+	shut   atomic.Bool
+	door   sync.Mutex    // guards opened, and changes of shut
+	opened chan struct{} // closed when the module may be entered again
 }
+
+// errCallsHang means that the module cannot be started again: C_Finalize is undefined
+// while another call is in the module (PKCS #11 v2.40 base specification, section 5.4).
+var errCallsHang = errors.New("calls hang in the module, which cannot be finalized under them: if the device does not answer them, restart this process")
 
 // modules are the libraries loaded by this process, by their resolved path. A library
 // is never unloaded: several keep threads or exit handlers that outlive C_Finalize.
@@ -46,15 +63,13 @@ func acquireModule(path string) (*module, error) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.refs == 0 && !m.stuck {
-		if err := m.ctx.Initialize(); err != nil {
-			err = tokenError("C_Initialize", 0, err)
+	if !m.alive {
+		if err := m.initialize(); err != nil {
 			if hasCode(err, p11.CKR_CRYPTOKI_ALREADY_INITIALIZED) {
 				return nil, fmt.Errorf("module %q is in use by another part of this process: only one may own it: %w", path, err)
 			}
 			return nil, fmt.Errorf("module %q does not start: check its configuration file and its environment: %w", path, err)
 		}
-		m.generation++
 	}
 	m.refs++
 	return m, nil
@@ -78,20 +93,114 @@ func loadModule(real string) (*module, error) {
 	return m, nil
 }
 
-// release gives the module back; the last one out finalizes it.
+// initialize begins a generation. The caller holds m.mu.
+func (m *module) initialize() error {
+	if err := m.ctx.Initialize(); err != nil {
+		return tokenError("C_Initialize", 0, err)
+	}
+	m.alive = true
+	m.generation.Add(1)
+	return nil
+}
+
+// release gives the module back; the last one out finalizes it, unless a call hangs.
 func (m *module) release() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.refs--
-	if m.refs > 0 || m.stuck {
+	if m.refs > 0 || !m.alive || m.inside.Load() > 0 {
 		return nil
 	}
+	m.alive = false
 	return tokenError("C_Finalize", 0, m.ctx.Finalize())
 }
 
-// markStuck notes that a call is lost inside the module.
-func (m *module) markStuck() {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.stuck = true
+// enter waits until the module may be called, and keeps it from being finalized until
+// leave.
+func (m *module) enter() {
+	for {
+		m.inside.Add(1)
+		if !m.shut.Load() {
+			return
+		}
+		m.inside.Add(-1)
+		m.door.Lock()
+		opened, shut := m.opened, m.shut.Load()
+		m.door.Unlock()
+		if shut {
+			<-opened
+		}
+	}
+}
+
+func (m *module) leave() { m.inside.Add(-1) }
+
+func (m *module) shutDoor() {
+	m.door.Lock()
+	defer m.door.Unlock()
+	m.opened = make(chan struct{})
+	m.shut.Store(true)
+}
+
+func (m *module) openDoor() {
+	m.door.Lock()
+	defer m.door.Unlock()
+	m.shut.Store(false)
+	close(m.opened)
+}
+
+// restart is C_Finalize and C_Initialize, unless another Token has done it since the
+// generation that the caller saw fail. Those who are inside are waited for.
+func (m *module) restart(ctx context.Context, seen uint64) error {
+	for !m.mu.TryLock() { // a hung C_Initialize keeps it
+		if err := pause(ctx, 5*time.Millisecond); err != nil {
+			return fmt.Errorf("another start of the module does not end: %w", err)
+		}
+	}
+	if m.alive && m.generation.Load() > seen {
+		m.mu.Unlock()
+		return nil
+	}
+	m.shutDoor()
+	for m.inside.Load() > 0 {
+		if err := pause(ctx, time.Millisecond); err != nil {
+			m.openDoor()
+			m.mu.Unlock()
+			return errCallsHang
+		}
+	}
+	done := make(chan error, 1)
+	go func() {
+		defer m.mu.Unlock()
+		defer m.openDoor()
+		var final error
+		if m.alive {
+			final = tokenError("C_Finalize", 0, m.ctx.Finalize())
+			m.alive = false
+		}
+		err := m.initialize()
+		if hasCode(err, p11.CKR_CRYPTOKI_ALREADY_INITIALIZED) {
+			m.alive = true // C_Finalize did nothing: it is tried again
+			err = errors.Join(final, err)
+		}
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("the module does not start again: %w", context.Cause(ctx))
+	}
+}
+
+// pause waits for d or for the end of ctx.
+func pause(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }

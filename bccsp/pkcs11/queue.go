@@ -13,12 +13,15 @@ import (
 // find no idle session wait in the order in which they came, and the session that
 // takes one wakes nobody: only the answer does.
 type queue struct {
-	token *Token
+	token  *Token
+	anchor bool
 
 	mu      sync.Mutex // guards what follows
 	idle    []*worker  // the last is the one that was used last
 	pending list.List  // of *job
 	closed  bool
+	hung    int // abandoned calls that have not come back
+	owed    int // sessions that were not replaced, since hung is at its bound
 }
 
 // worker is a session and its goroutine.
@@ -31,8 +34,6 @@ type worker struct {
 // read what the caller may change after it gave up waiting: callers copy their input.
 type job struct {
 	run func(*session) error
-	// once forbids a second run on a fresh session: the operation changes the token.
-	once bool
 	// after, when set, is called once, when no session works on the job any more: for
 	// an abandoned job long after its caller has gone.
 	after func(error)
@@ -64,24 +65,18 @@ var jobs = sync.Pool{New: func() any {
 // do runs f on an idle session and waits for it: first for a session, as long as ctx
 // allows, then for the answer, at most Config.CallTimeout.
 func (q *queue) do(ctx context.Context, op string, f func(*session) error) error {
-	return q.submit(ctx, op, f, false, nil)
-}
-
-// doOnce is do for an operation that changes the token: it is not repeated on a fresh
-// session.
-func (q *queue) doOnce(ctx context.Context, op string, f func(*session) error) error {
-	return q.submit(ctx, op, f, true, nil)
+	return q.submit(ctx, op, f, nil)
 }
 
 // doThen is do with a function that is called once, with f's error, when no session
 // works on f any more; which may be after doThen has returned.
 func (q *queue) doThen(ctx context.Context, op string, f func(*session) error, after func(error)) error {
-	return q.submit(ctx, op, f, false, after)
+	return q.submit(ctx, op, f, after)
 }
 
-func (q *queue) submit(ctx context.Context, op string, f func(*session) error, once bool, after func(error)) error {
+func (q *queue) submit(ctx context.Context, op string, f func(*session) error, after func(error)) error {
 	j := jobs.Get().(*job)
-	j.run, j.once, j.after, j.state, j.place = f, once, after, waiting, nil
+	j.run, j.after, j.state, j.place = f, after, waiting, nil
 	asked, queued, err := q.hand(j)
 	if err != nil {
 		return j.refuse(fmt.Errorf("%s: %w", op, err))
@@ -208,13 +203,58 @@ func (q *queue) watch(j *job) {
 }
 
 // replace puts a session that is yet to be opened in the place of an abandoned one: the
-// first job that it gets opens it, within that job's time.
-func (q *queue) replace() { q.staff(&session{token: q.token}) }
+// first job that it gets opens it, within that job's time. Each abandoned call keeps a
+// thread and a session of the device: when there are maxHung, the next session comes
+// when one of them has come back.
+func (q *queue) replace() {
+	q.mu.Lock()
+	q.hung++
+	full := q.hung > q.maxHung()
+	if full {
+		q.owed++
+	}
+	last := q.owed == q.token.cfg.Sessions || q.anchor && full
+	q.mu.Unlock()
+	if !full {
+		q.staff(q.session())
+		return
+	}
+	if last {
+		q.token.cfg.Alarm(EventHung, errCallsHang)
+	}
+}
+
+// maxHung bounds the abandoned calls of a queue.
+func (q *queue) maxHung() int {
+	if q.anchor {
+		return 2
+	}
+	return q.token.cfg.Sessions
+}
+
+// returned notes that an abandoned call has come back.
+func (q *queue) returned() {
+	q.mu.Lock()
+	q.hung--
+	owed := q.owed > 0
+	if owed {
+		q.owed--
+	}
+	q.mu.Unlock()
+	if owed {
+		q.staff(q.session())
+	}
+}
+
+func (q *queue) session() *session { return &session{token: q.token, anchor: q.anchor} }
 
 // start opens n sessions, each with its goroutine.
 func (q *queue) start(n int) error {
+	m := q.token.module
+	m.enter()
+	defer m.leave()
 	for range n {
-		s := &session{token: q.token}
+		s := q.session()
 		if err := s.open(); err != nil {
 			return err
 		}
@@ -235,10 +275,19 @@ func (q *queue) staff(s *session) bool {
 // serve runs jobs on a session until the queue is closed or a job's caller gave up on
 // the session.
 func (q *queue) serve(w *worker) {
+	defer q.token.module.leave()
 	defer w.session.close()
+	defer q.token.module.enter()
 	for {
 		j := q.next(w)
-		if j == nil || !w.session.serve(j) {
+		if j == nil {
+			return
+		}
+		if !w.session.serve(j) {
+			q.token.module.enter()
+			w.session.retire()
+			q.token.module.leave()
+			q.returned()
 			return
 		}
 	}
@@ -296,6 +345,8 @@ func (q *queue) fail() {
 
 // serve runs a job and tells whether the session may be used again.
 func (s *session) serve(j *job) bool {
+	s.token.module.enter()
+	defer s.token.module.leave()
 	j.mu.Lock()
 	if j.state != waiting {
 		j.mu.Unlock()
@@ -320,21 +371,19 @@ func (s *session) serve(j *job) bool {
 	return keep
 }
 
-// run runs a job, on a fresh session where the session was lost.
+// run runs a job, and gives up the session where its error leaves it in doubt.
 func (s *session) run(j *job) error {
 	if err := s.open(); err != nil {
 		return err
 	}
 	err := j.run(s)
-	if classOf(err) != ClassSession {
-		return err
+	if err != nil && s.spoilt(err) {
+		if classOf(err) == ClassSession {
+			// Where one session was lost, the anchor and its objects may be too, and
+			// the next session could use their numbers for others.
+			s.token.lives.Add(1)
+		}
+		s.retire()
 	}
-	s.close()
-	if j.once {
-		return err
-	}
-	if openErr := s.open(); openErr != nil {
-		return fmt.Errorf("%w; a fresh session does not open: %w", err, openErr)
-	}
-	return j.run(s)
+	return err
 }

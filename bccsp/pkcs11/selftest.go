@@ -84,21 +84,40 @@ func (t *Token) selfTest(ctx context.Context) error {
 	return nil
 }
 
+// deviceErrs keeps a false answer to a test apart from a verdict: waiting callers may get
+// the error, and it must not look like one about their signatures.
+func deviceErrs(what string, err error) error {
+	if errors.Is(err, bccsp.ErrBadSignature) {
+		return fmt.Errorf("%s: %w: %v", what, ErrFalseAnswer, err)
+	}
+	return fmt.Errorf("%s: %w", what, err)
+}
+
 // testKnown goes the way of every verification: import, cache, pool.
 func (t *Token) testKnown(ctx context.Context, k knownSignature) error {
 	o := orderOf(k.key.Curve())
-	if err := t.verify(ctx, k.key, o, katDigest[:], k.raw); err != nil {
-		return fmt.Errorf("a good signature was refused: %w", err)
+	if err := t.verifyFresh(ctx, k.key, newVerifyInput(o, katDigest[:], k.raw)); err != nil {
+		return deviceErrs("a good signature was refused", err)
 	}
 	flipped := k.raw
 	flipped.bytes[flipped.len-1] ^= 1
-	switch err := t.verify(ctx, k.key, o, katDigest[:], flipped); {
+	switch err := t.verifyFresh(ctx, k.key, newVerifyInput(o, katDigest[:], flipped)); {
 	case err == nil:
 		return errors.New("a signature with a flipped bit was accepted: do not use this token")
 	case !errors.Is(err, bccsp.ErrBadSignature):
 		return err
 	}
 	return nil
+}
+
+// verifyFresh verifies without recovery, of which it may be a part: a stale handle or a
+// lost session is replaced once.
+func (t *Token) verifyFresh(ctx context.Context, key *bccsp.PublicKey, in *verifyInput) error {
+	err := t.verifyOnce(ctx, key, in)
+	if c := classOf(err); c == ClassHandle || c == ClassSession {
+		err = t.verifyOnce(ctx, key, in)
+	}
+	return err
 }
 
 // testSigning signs with a key pair that lives as long as the test.
@@ -116,7 +135,7 @@ func (s *session) testSigning() (err error) {
 		return err
 	}
 	if err := s.verify(public, katDigest[:], sig); err != nil {
-		return fmt.Errorf("the token refused its own signature: %w", err)
+		return deviceErrs("the token refused its own signature", err)
 	}
 	digest := katDigest
 	digest[0] ^= 1
@@ -155,9 +174,13 @@ func (s *session) testKeyWrap() (err error) {
 
 // Healthy makes the token work: it verifies a known signature, signs with a signing
 // key in use, and wraps with the wrapping key in use, if there are any. Questions
-// about the session would not do: a token that has lost its keys still answers them.
+// about the session would not do: a token that has lost its keys still answers them. While
+// the token is being recovered it says at once what is wrong.
 func (t *Token) Healthy(ctx context.Context) error {
-	if err := t.testKnown(ctx, knownSignatures[0]); err != nil {
+	if err := t.Down(); err != nil {
+		return err
+	}
+	if err := t.persist(ctx, func() error { return t.testKnown(ctx, knownSignatures[0]) }); err != nil {
 		return err
 	}
 	if k := t.anySigningKey(); k != nil {

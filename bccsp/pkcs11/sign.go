@@ -81,7 +81,7 @@ func (t *Token) signingKey(ctx context.Context, label string, use purpose) (*pri
 
 func (t *Token) findSigningKey(ctx context.Context, label string, use purpose) (*privateKey, error) {
 	k := &privateKey{token: t, label: label, use: use}
-	err := t.pool.do(ctx, "find", func(s *session) error {
+	err := t.ask(ctx, "find", func(s *session) error {
 		object, err := s.findOne(
 			p11.NewAttribute(p11.CKA_CLASS, p11.CKO_PRIVATE_KEY),
 			p11.NewAttribute(p11.CKA_LABEL, label),
@@ -114,6 +114,7 @@ func (s *session) findOne(template ...*p11.Attribute) (p11.ObjectHandle, error) 
 
 // loadSigningKey reads what is needed of a private key and its public half.
 func (s *session) loadSigningKey(k *privateKey, object p11.ObjectHandle) error {
+	at := s.token.epoch()
 	kind, err := s.number(object, p11.CKA_KEY_TYPE)
 	if err != nil {
 		return err
@@ -142,7 +143,7 @@ func (s *session) loadSigningKey(k *privateKey, object p11.ObjectHandle) error {
 	if k.public, err = s.publicHalf(k.id, object); err != nil {
 		return err
 	}
-	k.handle.Store(&handle{object, s.token.generation})
+	k.handle.Store(&handle{object, at})
 	return nil
 }
 
@@ -168,15 +169,17 @@ func (s *session) publicHalf(id []byte, private p11.ObjectHandle) (*bccsp.Public
 	return public, nil
 }
 
+// proofDigest is a digest that no message has.
+var proofDigest = sha256.Sum256([]byte("strongroom: proof that a private key matches its public half"))
+
 // proveMatch signs a digest that no message has and checks it against the public half.
 func (k *privateKey) proveMatch(ctx context.Context) error {
-	digest := sha256.Sum256([]byte("strongroom: proof that a private key matches its public half"))
-	sig, err := k.SignDigest(ctx, digest[:])
+	sig, err := k.SignDigest(ctx, proofDigest[:])
 	if err != nil {
 		return err
 	}
-	if err := k.token.Verify(ctx, k.public, digest[:], sig); err != nil {
-		return fmt.Errorf("it does not match its public half in the token: %w", err)
+	if err := k.token.Verify(ctx, k.public, proofDigest[:], sig); err != nil {
+		return deviceErrs("it does not match its public half in the token", err)
 	}
 	return nil
 }
@@ -192,12 +195,11 @@ func (k *privateKey) SignDigest(ctx context.Context, digest []byte) ([]byte, err
 	}
 	var in [maxDigest]byte
 	n := copy(in[:], k.order.truncate(digest))
-	sig, err := k.signOnce(ctx, in, n)
-	if classOf(err) == ClassHandle {
-		if err = k.findAgain(ctx); err == nil {
-			sig, err = k.signOnce(ctx, in, n)
-		}
-	}
+	var sig []byte
+	err := k.token.persist(ctx, func() (err error) {
+		sig, err = k.signOnce(ctx, in, n)
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("sign with key %q: %w", k.label, err)
 	}
@@ -206,16 +208,44 @@ func (k *privateKey) SignDigest(ctx context.Context, digest []byte) ([]byte, err
 		return nil, fmt.Errorf("sign with key %q: %w", k.label, err)
 	}
 	k.order.normalize(&raw)
+	if k.token.cfg.CheckSignatures {
+		if err := k.token.verify(ctx, k.public, k.order, digest, raw); err != nil {
+			return nil, k.refuse(err)
+		}
+	}
 	return k.order.der(&raw), nil
 }
 
+// refuse keeps a signature back that the token does not verify.
+func (k *privateKey) refuse(err error) error {
+	if errors.Is(err, bccsp.ErrBadSignature) { // no verdict on a message, but a device that errs
+		err = fmt.Errorf("%w, which was kept back: %v", ErrFalseAnswer, err)
+		k.token.cfg.Alarm(EventFailed, err)
+	}
+	return fmt.Errorf("sign with key %q: check: %w", k.label, err)
+}
+
 func (k *privateKey) signOnce(ctx context.Context, digest [maxDigest]byte, n int) ([]byte, error) {
-	h := k.handle.Load()
+	t, h := k.token, k.handle.Load()
+	if !t.current(h) {
+		if err := k.findAgain(ctx); err != nil {
+			return nil, err
+		}
+		h = k.handle.Load()
+	}
 	var sig []byte
-	err := k.token.pool.do(ctx, "sign", func(s *session) (err error) {
-		sig, err = s.sign(h.object, digest[:n])
+	err := t.pool.do(ctx, "sign", func(s *session) (err error) {
+		if !t.current(h) {
+			return errStale
+		}
+		if sig, err = s.sign(h.object, digest[:n]); err == nil && !t.current(h) {
+			return errStale
+		}
 		return err
 	})
+	if classOf(err) == ClassHandle {
+		k.handle.CompareAndSwap(h, new(handle))
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -232,19 +262,47 @@ func (s *session) sign(key p11.ObjectHandle, digest []byte) ([]byte, error) {
 	return sig, s.err("C_Sign", err)
 }
 
-// findAgain replaces a stale handle: by label and CKA_ID, so that no other key can
-// take this one's place.
+// findAgain replaces a stale handle: by label and CKA_ID, and only by a key that makes
+// signatures of this public key, so that no other can take this one's place.
 func (k *privateKey) findAgain(ctx context.Context) error {
 	return k.token.pool.do(ctx, "find", func(s *session) error {
+		at := s.token.epoch()
 		object, err := s.findOne(
 			p11.NewAttribute(p11.CKA_CLASS, p11.CKO_PRIVATE_KEY),
 			p11.NewAttribute(p11.CKA_LABEL, k.label),
 			p11.NewAttribute(p11.CKA_ID, k.id),
 		)
+		if errors.Is(err, ErrKeyNotFound) {
+			return fmt.Errorf("key %q: %w, and it is not found again", k.label, errStale)
+		}
 		if err != nil {
 			return err
 		}
-		k.handle.Store(&handle{object, k.token.generation})
+		if err := s.prove(object, k.public); err != nil {
+			return fmt.Errorf("key %q, found again: %w", k.label, err)
+		}
+		k.handle.Store(&handle{object, at})
 		return nil
 	})
+}
+
+// prove signs with a private key and checks the signature under the public key that it
+// must have.
+func (s *session) prove(private p11.ObjectHandle, key *bccsp.PublicKey) (err error) {
+	digest := orderOf(key.Curve()).truncate(proofDigest[:])
+	sig, err := s.sign(private, digest)
+	if err != nil {
+		return err
+	}
+	public, err := s.importKey(key)
+	if err != nil {
+		return err
+	}
+	defer func() { err = s.destroy(public, err) }()
+	if err := s.verify(public, digest, sig); errors.Is(err, bccsp.ErrBadSignature) {
+		return fmt.Errorf("%w: it is another key now, or the device errs", ErrFalseAnswer)
+	} else if err != nil {
+		return err
+	}
+	return nil
 }

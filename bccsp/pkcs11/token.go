@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	p11 "github.com/miekg/pkcs11"
@@ -18,11 +20,16 @@ import (
 type Token struct {
 	cfg    Config // with defaults
 	module *module
-	slot   uint
+	slot   atomic.Uint64 // changes when the module is started again
 	info   Info
 
-	// generation is the module's when this Token was opened. Handles carry it.
-	generation uint64
+	// lives counts the anchor's sessions and logins: with each, handles end.
+	lives   atomic.Uint64
+	ready   atomic.Bool // Open has succeeded: recovery may begin
+	mending atomic.Pointer[mending]
+	down    atomic.Pointer[error] // why the last attempt to recover failed
+	stopped atomic.Pointer[error] // why nothing is tried any more
+	doubt   atomic.Bool           // the last login failed, perhaps for its PIN
 
 	anchor *queue // one session: keeps the login, owns the imported keys
 	pool   *queue // Config.Sessions sessions
@@ -33,11 +40,14 @@ type Token struct {
 	mu         sync.Mutex // guards signing and wrapping
 	signing    map[string]*privateKey
 	wrapping   *wrappingKey
+	retired    []session // anchors that were given up; guarded by mu
 
 	closeOnce sync.Once
 	closeErr  error
 
-	life   sync.Mutex     // guards closed
+	life   context.Context // ends with Close
+	end    context.CancelFunc
+	gate   sync.Mutex     // guards closed
 	closed bool           // no task may start
 	tasks  sync.WaitGroup // goroutines of sessions, imports, destruction of evicted keys
 }
@@ -47,10 +57,11 @@ var (
 	_ bccsp.KeyWrapper = (*Token)(nil)
 )
 
-// handle is a token's number for an object, good for one generation of the module.
+// handle is a token's number for an object, good for one epoch. The zero handle is
+// never current.
 type handle struct {
-	object     p11.ObjectHandle
-	generation uint64
+	object p11.ObjectHandle
+	epoch  epoch
 }
 
 // Open finds the token, logs in (once: a PIN that was refused is not tried again in
@@ -66,19 +77,24 @@ func Open(ctx context.Context, cfg Config) (*Token, error) {
 	}
 	var m *module
 	var found foundToken
+	var info Info
 	err := bounded(ctx, cfg.CallTimeout, func() (err error) {
 		if m, err = acquireModule(cfg.Module); err != nil {
 			return err
 		}
-		if found, err = findToken(m, cfg.TokenLabel, cfg.TokenSerial); err != nil {
+		m.enter()
+		found, err = findToken(m, cfg.TokenLabel, cfg.TokenSerial)
+		m.leave()
+		if err != nil {
 			return errors.Join(err, m.release())
 		}
+		info = tokenInfo(m, found)
 		return nil
 	}, func() { _ = m.release() })
 	if err != nil {
 		return nil, err
 	}
-	t, err := open(ctx, cfg, m, found)
+	t, err := open(ctx, cfg, m, found, info)
 	if err != nil {
 		return nil, errors.Join(err, m.release())
 	}
@@ -105,19 +121,21 @@ func bounded(ctx context.Context, limit time.Duration, f func() error, undo func
 	}
 }
 
-func open(ctx context.Context, cfg Config, m *module, found foundToken) (*Token, error) {
+func open(ctx context.Context, cfg Config, m *module, found foundToken, info Info) (*Token, error) {
 	t := &Token{
-		cfg: cfg, module: m, slot: found.slot, generation: m.generation,
+		cfg: cfg, module: m, info: info,
 		signing: make(map[string]*privateKey),
 	}
-	t.info = tokenInfo(m, found)
-	t.anchor = &queue{token: t}
+	t.life, t.end = context.WithCancel(context.Background())
+	t.slot.Store(uint64(found.slot))
+	t.anchor = &queue{token: t, anchor: true}
 	t.pool = &queue{token: t}
 	t.foreign = newKeyCache(t, cfg.KeyCache)
 	if err := t.start(ctx, found.info); err != nil {
 		t.stop()
 		return nil, fmt.Errorf("token %q: %w", t.info.Label, err)
 	}
+	t.ready.Store(true)
 	return t, nil
 }
 
@@ -125,7 +143,7 @@ func (t *Token) start(ctx context.Context, raw p11.TokenInfo) error {
 	if err := t.anchor.start(1); err != nil {
 		return err
 	}
-	if err := t.anchor.doOnce(ctx, "login", func(s *session) error { return s.login(raw) }); err != nil {
+	if err := t.anchor.do(ctx, "login", func(s *session) error { return s.login(raw) }); err != nil {
 		return err
 	}
 	if err := t.pool.start(t.cfg.Sessions); err != nil {
@@ -188,9 +206,10 @@ func (t *Token) Close() error {
 
 // stop ends the goroutines of the sessions.
 func (t *Token) stop() {
-	t.life.Lock()
+	t.end()
+	t.gate.Lock()
 	t.closed = true
-	t.life.Unlock()
+	t.gate.Unlock()
 	t.pool.close()
 	t.anchor.close()
 	ended := make(chan struct{})
@@ -202,20 +221,39 @@ func (t *Token) stop() {
 	defer limit.Stop()
 	select {
 	case <-ended:
+		t.closeRetired()
 	case <-limit.C:
-		// A call hangs in the module and cannot be called back: the module can no
-		// longer be finalized, and what waits for it goes down with the process.
-		t.module.markStuck()
+		// A call hangs in the module and cannot be called back: the module is not
+		// finalized, and what waits for the call goes down with the process.
 		t.pool.fail()
 		t.anchor.fail()
 	}
 }
 
+// keepRetired keeps an anchor until closeRetired. Those of earlier generations are gone.
+func (t *Token) keepRetired(s session) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.retired = slices.DeleteFunc(t.retired, func(r session) bool { return r.generation != s.generation })
+	t.retired = append(t.retired, s)
+}
+
+func (t *Token) closeRetired() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.module.enter()
+	defer t.module.leave()
+	for _, s := range t.retired {
+		s.close()
+	}
+	t.retired = nil
+}
+
 // spawn runs f on a goroutine that Close waits for. It tells false, and does nothing,
 // when the token is closed.
 func (t *Token) spawn(f func()) bool {
-	t.life.Lock()
-	defer t.life.Unlock()
+	t.gate.Lock()
+	defer t.gate.Unlock()
 	if t.closed {
 		return false
 	}

@@ -57,16 +57,10 @@ func (t *Token) VerifyX509(ctx context.Context, key *bccsp.PublicKey, digest, si
 	return t.verify(ctx, key, o, digest, raw)
 }
 
-// verify asks the token. A stale handle is imported again once.
+// verify asks the token, and again after recovery.
 func (t *Token) verify(ctx context.Context, key *bccsp.PublicKey, o *order, digest []byte, raw rawSignature) error {
-	var in verifyInput
-	in.raw = raw
-	in.digestLen = copy(in.digest[:], o.truncate(digest))
-	err := t.verifyOnce(ctx, key, in)
-	if classOf(err) == ClassHandle {
-		err = t.verifyOnce(ctx, key, in)
-	}
-	return err
+	in := newVerifyInput(o, digest, raw)
+	return t.persist(ctx, func() error { return t.verifyOnce(ctx, key, in) })
 }
 
 // verifyInput is the input's own copy: the caller may give up and reuse its slices
@@ -77,13 +71,26 @@ type verifyInput struct {
 	digestLen int
 }
 
-func (t *Token) verifyOnce(ctx context.Context, key *bccsp.PublicKey, in verifyInput) error {
+func newVerifyInput(o *order, digest []byte, raw rawSignature) *verifyInput {
+	in := &verifyInput{raw: raw}
+	in.digestLen = copy(in.digest[:], o.truncate(digest))
+	return in
+}
+
+func (t *Token) verifyOnce(ctx context.Context, key *bccsp.PublicKey, in *verifyInput) error {
 	e, err := t.foreign.acquire(ctx, key)
 	if err != nil {
 		return err
 	}
 	return t.pool.doThen(ctx, "verify", func(s *session) error {
-		return s.verify(e.handle.object, in.digest[:in.digestLen], in.raw.bytes[:in.raw.len])
+		if !t.current(&e.handle) {
+			return errStale
+		}
+		err := s.verify(e.handle.object, in.digest[:in.digestLen], in.raw.bytes[:in.raw.len])
+		if !t.current(&e.handle) {
+			return errStale // whatever the answer: it may be about another key
+		}
+		return err
 	}, e.release)
 }
 

@@ -51,7 +51,7 @@ func (t *Token) Random(ctx context.Context, n int) ([]byte, error) {
 		return nil, fmt.Errorf("%d random bytes asked for: ask for 1 to %d", n, maxRandom)
 	}
 	var out []byte
-	err := t.pool.do(ctx, "random", func(s *session) (err error) {
+	err := t.ask(ctx, "random", func(s *session) (err error) {
 		out, err = s.token.module.ctx.GenerateRandom(s.handle, n)
 		return s.err("C_GenerateRandom", err)
 	})
@@ -105,27 +105,47 @@ func (t *Token) UnwrapKey(ctx context.Context, wrapped []byte) ([]byte, error) {
 }
 
 // withWrappingKey runs f with the key's handle and a copy of input that is wiped when
-// f is done; the caller may have given up by then. A stale handle is found again once.
+// f is done; the caller may have given up by then.
 func (t *Token) withWrappingKey(ctx context.Context, k *wrappingKey, op string, input []byte, f func(*session, p11.ObjectHandle, []byte) error) error {
-	run := func() error {
-		h, own := k.handle.Load(), bytes.Clone(input)
-		return t.pool.doThen(ctx, op,
-			func(s *session) error { return f(s, h.object, own) },
-			func(error) { clear(own) })
-	}
-	err := run()
-	if classOf(err) != ClassHandle {
+	return t.persist(ctx, func() error {
+		h := k.handle.Load()
+		if !t.current(h) {
+			if err := t.findWrappingKeyAgain(ctx, k); err != nil {
+				return err
+			}
+			h = k.handle.Load()
+		}
+		own := bytes.Clone(input)
+		err := t.pool.doThen(ctx, op, func(s *session) error {
+			if !t.current(h) {
+				return errStale
+			}
+			if err := f(s, h.object, own); err != nil || t.current(h) {
+				return err
+			}
+			return errStale
+		}, func(error) { clear(own) })
+		if classOf(err) == ClassHandle {
+			k.handle.CompareAndSwap(h, new(handle))
+		}
 		return err
-	}
+	})
+}
+
+// findWrappingKeyAgain replaces a stale handle, by that of the same key only.
+func (t *Token) findWrappingKeyAgain(ctx context.Context, k *wrappingKey) error {
 	again, err := t.findWrappingKey(ctx, k.label)
+	if errors.Is(err, ErrKeyNotFound) {
+		return fmt.Errorf("wrapping key %q: %w, and it is not found again", k.label, errStale)
+	}
 	if err != nil {
 		return err
 	}
-	if again.name != k.name {
-		return fmt.Errorf("the token has another key with this label: %s, not %s", again.name, k.name)
+	if !bytes.Equal(again.id, k.id) {
+		return fmt.Errorf("wrapping key %q: the token has another key with this label: CKA_ID %x, not %x", k.label, again.id, k.id)
 	}
 	k.handle.Store(again.handle.Load())
-	return run()
+	return nil
 }
 
 // wrap makes a session object of key and wraps it.
@@ -190,7 +210,11 @@ func (s *session) unwrap(wrapping p11.ObjectHandle, wrapped []byte) (out []byte,
 // destroy removes a session object. Its own error counts: a secret that stays in the
 // session is one too many.
 func (s *session) destroy(object p11.ObjectHandle, err error) error {
-	return errors.Join(err, s.err("C_DestroyObject", s.token.module.ctx.DestroyObject(s.handle, object)))
+	failed := s.err("C_DestroyObject", s.token.module.ctx.DestroyObject(s.handle, object))
+	if failed != nil && !s.anchor {
+		s.close() // its objects end with it
+	}
+	return errors.Join(err, failed)
 }
 
 // findWrappingKey finds the wrapping key by its label and checks what protects it.
@@ -216,6 +240,7 @@ func (t *Token) findWrappingKey(ctx context.Context, label string) (*wrappingKey
 }
 
 func (s *session) loadWrappingKey(k *wrappingKey, object p11.ObjectHandle) error {
+	at := s.token.epoch()
 	kind, err := s.number(object, p11.CKA_KEY_TYPE)
 	if err != nil {
 		return err
@@ -237,7 +262,7 @@ func (s *session) loadWrappingKey(k *wrappingKey, object p11.ObjectHandle) error
 		return errors.New("it has no CKA_ID, by which what it wrapped knows it: make a new key with `strongroom token init`")
 	}
 	k.name = s.token.info.Serial + "/" + hex.EncodeToString(k.id)
-	k.handle.Store(&handle{object, s.token.generation})
+	k.handle.Store(&handle{object, at})
 	return nil
 }
 
