@@ -67,6 +67,7 @@ type Node struct {
 // Token selects a PKCS#11 token and says how to log in.
 type Token struct {
 	Module      string            `yaml:"module"`
+	Profile     string            `yaml:"profile"` // firmware profile: an id, or a YAML file; without one nothing is known of the device
 	Label       string            `yaml:"label"`
 	Serial      string            `yaml:"serial"`
 	PIN         PIN               `yaml:"pin"`
@@ -382,6 +383,9 @@ func resolve(c any, dir string) {
 	}
 	node := func(n *Node, t *Token) {
 		abs(&n.MSP, &n.Certificate, &t.PIN.File)
+		if ext := filepath.Ext(t.Profile); ext == ".yaml" || ext == ".yml" {
+			abs(&t.Profile)
+		}
 		for k, v := range t.Environment {
 			if strings.HasPrefix(v, "./") {
 				t.Environment[k] = filepath.Join(dir, v)
