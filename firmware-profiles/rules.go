@@ -104,10 +104,10 @@ func (p *Profile) MayWrap() error {
 	switch {
 	case p.AES.Wrap.Mechanism == "CKM_AES_KEY_WRAP" && p.Gaps["key-wrap"] == "" && p.Gaps["wrap-refused"] == "":
 		return nil
-	case p.Gaps["wrap-refused"] != "":
-		return fmt.Errorf("%w %s: a key that must not leave %s can be wrapped out: %s", ErrRefused, p.ID, p.Model, p.Gaps["wrap-refused"])
 	case p.Gaps["key-wrap"] != "":
 		return fmt.Errorf("%w %s: %s has no AES key wrap: %s", ErrRefused, p.ID, p.Model, p.Gaps["key-wrap"])
+	case p.Gaps["wrap-refused"] != "":
+		return fmt.Errorf("%w %s: a key that must not leave %s can be wrapped out: %s", ErrRefused, p.ID, p.Model, p.Gaps["wrap-refused"])
 	}
 	return fmt.Errorf("%w %s: %s has no CKM_AES_KEY_WRAP that is known to work (aes.wrap.mechanism is %q)", ErrRefused, p.ID, p.Model, p.AES.Wrap.Mechanism)
 }
