@@ -48,6 +48,8 @@ func TestModules(t *testing.T) {
 		{"SoftHSM", softHSM, refusesLaxity},
 		{"SoftHSM remoted by p11-kit", remotedSoftHSM, refusesToWrap},
 		{"SoftHSM made weaker", weakSoftHSM, refusesToWrap},
+		{"NSS softokn", nss, refusesNSS},
+		{"TPM", tpm, refusesTPM},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			d := tt.open(t)

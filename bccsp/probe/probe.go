@@ -192,10 +192,17 @@ func trim(s string) string { return strings.TrimRight(s, " \x00") }
 
 func version(v p11.Version) string { return fmt.Sprintf("%d.%d", v.Major, v.Minor) }
 
-// Close ends the session and gives the library back.
+// Close destroys what is left of the suite, ends the session and gives the library back.
 func (b *Bench) Close() error {
 	b.sweep()
-	err := call("C_CloseSession", b.module.CloseSession(b.session))
+	left, err := b.find(p11.NewAttribute(p11.CKA_LABEL, label))
+	for _, h := range left { // keys of the token that a logout took the handles of
+		err = errors.Join(err, call("C_DestroyObject", b.module.DestroyObject(b.session, h)))
+	}
+	if err != nil {
+		err = fmt.Errorf("objects of the probe, label %q, may be left in the token: %w", label, err)
+	}
+	err = errors.Join(err, call("C_CloseSession", b.module.CloseSession(b.session)))
 	return errors.Join(err, call("C_Finalize", b.finish()))
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/asn1"
 	"encoding/hex"
@@ -48,8 +49,9 @@ func unhex(s string) []byte {
 	return b
 }
 
-// label marks the objects of the suite.
-const label = "strongroom probe"
+// label marks the objects of the suite, and of this process alone, so that all of them
+// can be found and destroyed.
+var label = "strongroom probe " + rand.Text()
 
 // pair makes a key pair that only signs: a session's, or where the device has none, a
 // token's that sweep destroys.
