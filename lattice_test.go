@@ -36,13 +36,13 @@ appliance/version      -
 appliance/config       -
 appliance/operations   appliance/version
 appliance/rpcerr       acl policy msp bccsp ledger chaincode ordering channel
-appliance              appliance channel ordering chaincode ledger acl policy msp bccsp
+appliance              appliance firmware-profiles channel ordering chaincode ledger acl policy msp bccsp
 firmware-profiles      -
 softhsm-tests/faulty   -
 examples               chaincode/shim chaincode/chaincodetest policy acl
 cmd/strongroom/devnet  firmware-profiles
 cmd/strongroom-audit   appliance/version ledger/evidence ledger/provenance channel/configtx policy msp bccsp
-cmd/strongroom         appliance bccsp chaincode/ccpackage channel/configtx ledger/evidence cmd/strongroom/devnet
+cmd/strongroom         appliance bccsp chaincode/ccpackage channel/configtx ledger/evidence cmd/strongroom/devnet firmware-profiles
 `
 
 // onlyHere are packages that nothing but the named folders may import.

@@ -35,12 +35,16 @@ type node struct {
 }
 
 // OpenToken opens the token of a configuration: it sets the module's environment,
-// logs in once and runs the self-test.
+// logs in once and runs the self-test. A device whose firmware profile, if one is
+// named, forbids what the peer would use it for is refused before it is opened.
 func OpenToken(ctx context.Context, c config.Token, metrics *operations.Metrics) (*pkcs11.Token, error) {
 	return openToken(ctx, c, metrics, nil)
 }
 
 func openToken(ctx context.Context, c config.Token, metrics *operations.Metrics, alarm func(pkcs11.Event, error)) (*pkcs11.Token, error) {
+	if err := obeyProfile(c); err != nil {
+		return nil, err
+	}
 	for name, value := range c.Environment {
 		if err := os.Setenv(name, value); err != nil {
 			return nil, fmt.Errorf("token.environment.%s: %w", name, err)

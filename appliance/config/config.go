@@ -69,6 +69,7 @@ type Node struct {
 // Token selects a PKCS#11 token and says how to log in.
 type Token struct {
 	Module      string   `yaml:"module"`
+	Profile     string   `yaml:"profile"` // firmware profile: an id, or a YAML file; without one nothing is known of the device
 	Label       string   `yaml:"label"`
 	Serial      string   `yaml:"serial"`
 	PIN         PIN      `yaml:"pin"`
@@ -400,6 +401,9 @@ func resolve(c any, dir string) {
 	}
 	token := func(t *Token) {
 		abs(&t.PIN.File)
+		if ext := filepath.Ext(t.Profile); ext == ".yaml" || ext == ".yml" {
+			abs(&t.Profile)
+		}
 		for k, v := range t.Environment {
 			if strings.HasPrefix(v, "./") {
 				t.Environment[k] = filepath.Join(dir, v)
