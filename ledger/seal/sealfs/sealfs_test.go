@@ -428,7 +428,9 @@ func TestFirstCreation(t *testing.T) {
 	}
 }
 
-func isLevelDBCorrupted(err error) bool { return err != nil && strings.Contains(err.Error(), "corrupted") }
+func isLevelDBCorrupted(err error) bool {
+	return err != nil && strings.Contains(err.Error(), "corrupted")
+}
 
 func TestRename(t *testing.T) {
 	s := newTest(t)
