@@ -28,6 +28,7 @@ type node struct {
 	ops      *operations.Server // nil without an address
 	token    *pkcs11.Token
 	identity *msp.LocalIdentity
+	key      string // label of the identity's key
 	engine   *policy.Engine
 }
 
@@ -81,7 +82,7 @@ func LoadIdentity(ctx context.Context, token *pkcs11.Token, n config.Node) (*msp
 // openNode opens the token, loads the identity and the policy engine, and binds the
 // operations endpoint. On an error nothing stays open.
 func openNode(ctx context.Context, log *slog.Logger, n config.Node, t config.Token, ops config.Operations) (_ *node, err error) {
-	nd := &node{log: log, metrics: operations.NewMetrics()}
+	nd := &node{log: log, key: n.Key, metrics: operations.NewMetrics()}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, nd.close())

@@ -65,6 +65,8 @@ type Ledger struct {
 	recent []*wire.Block // the newest blocks, oldest first
 
 	parsed *lru.Cache[uint64, *wire.Block] // older blocks that history asked for
+
+	checkpoints *checkpointer // nil without Config.Checkpoints
 }
 
 // end is the end of the chain.
@@ -78,7 +80,8 @@ type end struct {
 // Open opens a channel's ledger or makes an empty one. It recovers from whatever a
 // crash left: an end of the block log that was not written completely is cut, and
 // a store that is behind, or was deleted, is brought up from the block log. Damage
-// gives an error that names the file and the place in it. Ctx bounds the recovery.
+// gives an error that names the file and the place in it; a ledger behind its
+// checkpoint in the token gives ErrRolledBack. Ctx bounds the recovery.
 func Open(ctx context.Context, c Config) (*Ledger, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
@@ -95,6 +98,7 @@ func Open(ctx context.Context, c Config) (*Ledger, error) {
 	if err := l.open(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("ledger of channel %q: %w", c.ChannelID, err), l.closeFiles())
 	}
+	l.checkpoints.start()
 	return l, nil
 }
 
@@ -130,7 +134,10 @@ func (l *Ledger) open(ctx context.Context) error {
 	if err := l.recover(ctx, from.height); err != nil {
 		return err
 	}
-	return l.endUpgrade(from)
+	if err := l.endUpgrade(from); err != nil {
+		return err
+	}
+	return l.checkRollback(ctx)
 }
 
 // writeFile puts a small file in place so that it is there whole or not at all.
@@ -189,6 +196,7 @@ func (l *Ledger) Close() error {
 		return nil
 	}
 	l.failed = ErrClosed
+	l.checkpoints.close()
 	l.mu.Lock()
 	v := l.view
 	l.view = nil
