@@ -94,7 +94,7 @@ func (c *channels) openLedger(ctx context.Context, id string) (*ledger.Ledger, e
 		Checkpoints:    c.node.token,
 		CheckpointName: checkpointName(c.node.key, id),
 
-		Observe:   func(stage string, took time.Duration) { c.node.metrics.Stage(id, "ledger "+stage, took) },
+		Observe: func(stage string, took time.Duration) { c.node.metrics.Stage(id, "ledger "+stage, took) },
 	})
 }
 

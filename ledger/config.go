@@ -41,9 +41,9 @@ type Config struct {
 	QueryLimit int
 	// KeepPrivateFor is for how many blocks private writes wait for their transaction.
 	KeepPrivateFor uint64
-	// Checkpoints remembers, out of the disk's reach, how far the ledger came, so that an
-	// older copy of its folder is refused at Open with ErrRolledBack. Nil leaves that out. It must stay open
-	// for longer than the ledger.
+	// Checkpoints remembers, out of the disk's reach, how far the ledger came, so that
+	// an older copy of its folder is refused at Open with ErrRolledBack. Nil leaves
+	// that out. It must stay open for longer than the ledger.
 	Checkpoints bccsp.Checkpoints
 	// CheckpointName names this node's ledger of this channel in Checkpoints.
 	CheckpointName string

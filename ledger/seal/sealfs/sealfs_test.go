@@ -42,9 +42,25 @@ func openTest(t testing.TB, c Config) *Storage {
 	return s
 }
 
+// memoryDir is a folder in memory where the system has one: thousands of synced
+// writes are no use to these tests.
+func memoryDir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "sealfs")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
 func newTest(t testing.TB) *Storage {
 	t.Helper()
-	return openTest(t, Config{Dir: t.TempDir(), Keyring: sealtest.Keyring(t), Channel: "c", Store: "state"})
+	return openTest(t, Config{Dir: memoryDir(t), Keyring: sealtest.Keyring(t), Channel: "c", Store: "state"})
 }
 
 func ok(t testing.TB, err error) {
@@ -240,7 +256,7 @@ func TestTableDamaged(t *testing.T) {
 // does not open.
 func TestFileElsewhere(t *testing.T) {
 	k := sealtest.Keyring(t)
-	s := openTest(t, Config{Dir: t.TempDir(), Keyring: k, Channel: "c", Store: "state"})
+	s := openTest(t, Config{Dir: memoryDir(t), Keyring: k, Channel: "c", Store: "state"})
 	for _, fd := range []storage.FileDesc{aTable, aJournal} {
 		put(t, s, fd, noise(100))
 		raw, err := os.ReadFile(s.path(fd.String()))
@@ -250,7 +266,7 @@ func TestFileElsewhere(t *testing.T) {
 		for name, c := range map[string]Config{
 			"store": {Channel: "c", Store: "index"}, "channel": {Channel: "d", Store: "state"}, "earlier store": {Channel: "c", Store: "state"},
 		} {
-			c.Dir, c.Keyring = t.TempDir(), k
+			c.Dir, c.Keyring = memoryDir(t), k
 			to := openTest(t, c)
 			ok(t, os.WriteFile(to.path(fd.String()), raw, 0o600))
 			if _, err := get(to, fd); !isCorrupted(err) || !errors.Is(err.(*storage.ErrCorrupted).Err, seal.ErrAltered) {
@@ -269,7 +285,7 @@ func TestFileElsewhere(t *testing.T) {
 // never dropped.
 func TestJournalDamaged(t *testing.T) {
 	k := sealtest.Keyring(t)
-	c := Config{Dir: t.TempDir(), Keyring: k, Channel: "c", Store: "state"}
+	c := Config{Dir: memoryDir(t), Keyring: k, Channel: "c", Store: "state"}
 	strict := openTest(t, c)
 	parts := [][]byte{noise(40), noise(300), noise(1), noise(90)}
 	want := slices.Concat(parts...)
@@ -317,7 +333,7 @@ func TestJournalDamaged(t *testing.T) {
 // Of records that were not synced any may be lost, in any order.
 func TestJournalUnsynced(t *testing.T) {
 	k := sealtest.Keyring(t)
-	c := Config{Dir: t.TempDir(), Keyring: k, Channel: "c", Store: "state", Lenient: true}
+	c := Config{Dir: memoryDir(t), Keyring: k, Channel: "c", Store: "state", Lenient: true}
 	s := openTest(t, c)
 	w, err := s.Create(aJournal)
 	ok(t, err)
@@ -359,7 +375,7 @@ func TestDatabase(t *testing.T) {
 	t.Logf("seed %d", seed)
 	r := rand.New(rand.NewPCG(seed, 1))
 	k := sealtest.Keyring(t)
-	c := Config{Dir: t.TempDir(), Keyring: k, Channel: "c", Store: "state"}
+	c := Config{Dir: memoryDir(t), Keyring: k, Channel: "c", Store: "state"}
 	o := &opt.Options{WriteBuffer: 64 << 10, CompactionTableSize: 32 << 10, Strict: opt.StrictAll}
 	want := map[string]string{}
 	for range 12 {
@@ -397,7 +413,7 @@ func TestDatabase(t *testing.T) {
 		}
 		switch r.IntN(3) {
 		case 0: // a kill: the folder as it is, under another lock
-			killed := t.TempDir()
+			killed := memoryDir(t)
 			ok(t, os.CopyFS(killed, os.DirFS(c.Dir)))
 			ok(t, errors.Join(db.Close(), s.Close()))
 			c.Dir = killed
@@ -412,7 +428,7 @@ func TestDatabase(t *testing.T) {
 // What a crash leaves of a store that was never whole goes away; anything else
 // without CURRENT is an error.
 func TestFirstCreation(t *testing.T) {
-	c := Config{Dir: t.TempDir(), Keyring: sealtest.Keyring(t), Channel: "c", Store: "state"}
+	c := Config{Dir: memoryDir(t), Keyring: sealtest.Keyring(t), Channel: "c", Store: "state"}
 	s := openTest(t, c)
 	put(t, s, storage.FileDesc{Type: storage.TypeManifest}, noise(10))
 	ok(t, os.WriteFile(s.path(currentName+tempSuffix), noise(5), 0o600))
@@ -460,8 +476,8 @@ func TestOpenRefuses(t *testing.T) {
 	k := sealtest.Keyring(t)
 	for want, c := range map[string]Config{
 		"Dir is empty":       {Keyring: k, Channel: "c", Store: "s"},
-		"Keyring is missing": {Dir: t.TempDir(), Channel: "c", Store: "s"},
-		"Channel or Store":   {Dir: t.TempDir(), Keyring: k, Channel: "c"},
+		"Keyring is missing": {Dir: memoryDir(t), Channel: "c", Store: "s"},
+		"Channel or Store":   {Dir: memoryDir(t), Keyring: k, Channel: "c"},
 	} {
 		if _, err := Open(c); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want %q", err, want)
@@ -493,7 +509,7 @@ func TestFrozenVectors(t *testing.T) {
 	if got := hex.EncodeToString(out); got != vectorRecords {
 		t.Errorf("records are %s", got)
 	}
-	f, err := os.Create(filepath.Join(t.TempDir(), "table"))
+	f, err := os.Create(filepath.Join(memoryDir(t), "table"))
 	ok(t, err)
 	w := &chunkWriter{file: file{f: f}, aead: aead}
 	_, err = w.Write(append(bytes.Repeat([]byte{'a'}, chunkSize), "end"...))
