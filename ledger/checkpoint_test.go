@@ -19,7 +19,7 @@ import (
 )
 
 // memoryCheckpoints are checkpoints without a token. Its fields may be changed
-// while nothing is under way.
+// while no ledger is open; setFail at any time.
 type memoryCheckpoints struct {
 	mu      sync.Mutex
 	records map[string][][]byte
@@ -45,6 +45,19 @@ func (m *memoryCheckpoints) StoreCheckpoint(_ context.Context, name string, reco
 	m.writes++
 	m.records[name] = [][]byte{record}
 	return nil
+}
+
+func (m *memoryCheckpoints) setFail(err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.fail = err
+}
+
+// count is how many checkpoints were taken.
+func (m *memoryCheckpoints) count() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.writes
 }
 
 // height is the checkpoint's, 0 without one.
@@ -205,22 +218,22 @@ func TestCheckpointPace(t *testing.T) {
 		synctest.Wait()
 		time.Sleep(time.Minute + time.Second)
 		synctest.Wait()
-		if m.writes != 1 || m.height(t) != 3 {
-			t.Errorf("%d checkpoints, the last of height %d", m.writes, m.height(t))
+		if m.count() != 1 || m.height(t) != 3 {
+			t.Errorf("%d checkpoints, the last of height %d", m.count(), m.height(t))
 		}
 		commitFabric(t, l, 6)
 		synctest.Wait()
-		if m.writes != 1 {
-			t.Errorf("%d checkpoints before their time", m.writes)
+		if m.count() != 1 {
+			t.Errorf("%d checkpoints before their time", m.count())
 		}
-		m.fail = errors.New("token is gone")
+		m.setFail(errors.New("token is gone"))
 		time.Sleep(2 * time.Minute)
 		synctest.Wait()
-		m.fail = nil
+		m.setFail(nil)
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		if m.writes != 2 || m.height(t) != 6 {
-			t.Errorf("%d checkpoints, the last of height %d", m.writes, m.height(t))
+		if m.count() != 2 || m.height(t) != 6 {
+			t.Errorf("%d checkpoints, the last of height %d", m.count(), m.height(t))
 		}
 		commitFabric(t, l, 7)
 		closeTest(t, l)

@@ -121,6 +121,9 @@ func (l *Ledger) open(ctx context.Context) error {
 	}
 	var recovered bool
 	if l.private.store, recovered, err = openDatabase(l.config, filepath.Join(l.config.Dir, privateName), privateName, false); err != nil {
+		if isCorrupted(err) {
+			return fmt.Errorf("%w: restore the folder from a backup; nothing else holds the private writes in it", err)
+		}
 		return err
 	}
 	if recovered {

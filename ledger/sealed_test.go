@@ -10,6 +10,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -463,6 +464,49 @@ func TestParseForm(t *testing.T) {
 		"strongroom ledger 1 to 2\nchannel c\n", "strongroom ledger 1 to 2\nchannel c\nheight 01\n", "2\nchannel c\n"} {
 		if f, ok := parseForm(s); ok {
 			t.Errorf("%q is read as %+v", s, f)
+		}
+	}
+}
+
+// Private writes are in no block: damage to what was synced of them stops the start,
+// and a torn end is cut with a word about the file.
+func TestPrivateDamaged(t *testing.T) {
+	k := sealtest.Keyring(t)
+	whole := memoryDir(t)
+	l := openTest(t, whole, k)
+	for _, id := range []string{"one", "two", "three"} {
+		if err := l.KeepPrivate(id, privateWrites(t, "key", "value of "+id)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for name, change := range map[string]func(b []byte) []byte{
+		"middle": func(b []byte) []byte { b[len(b)/3] ^= 1; return b },
+		"torn":   func(b []byte) []byte { return b[:len(b)-1] },
+	} {
+		dir := memoryDir(t)
+		if err := os.CopyFS(dir, os.DirFS(whole)); err != nil {
+			t.Fatal(err)
+		}
+		file := journal(t, filepath.Join(dir, privateName))
+		alter(t, file, change)
+		var log bytes.Buffer
+		l, err := openIn(dir, k, func(c *Config) { c.Logger = slog.New(slog.NewTextHandler(&log, nil)) })
+		if name == "middle" {
+			if err == nil || !strings.Contains(err.Error(), file) || !strings.Contains(err.Error(), "restore the folder from a backup") {
+				t.Errorf("%s: %v", name, err)
+			}
+			continue
+		}
+		if err != nil || !strings.Contains(log.String(), file) {
+			t.Fatalf("%s: %v, logged is %s", name, err, log.String())
+		}
+		keptRow(t, l.private.store, "one")
+		keptRow(t, l.private.store, "two")
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
 		}
 	}
 }
