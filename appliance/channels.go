@@ -90,7 +90,11 @@ func (c *channels) openLedger(ctx context.Context, id string) (*ledger.Ledger, e
 		ChannelID: id,
 		Keyring:   c.keyring,
 		Logger:    c.node.log.With("channel", id),
-		Observe:   func(stage string, took time.Duration) { c.node.metrics.Stage(id, "ledger "+stage, took) },
+
+		Checkpoints:    c.node.token,
+		CheckpointName: checkpointName(c.node.key, id),
+
+		Observe: func(stage string, took time.Duration) { c.node.metrics.Stage(id, "ledger "+stage, took) },
 	})
 }
 

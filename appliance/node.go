@@ -31,6 +31,7 @@ type node struct {
 	others   []*pkcs11.Token // further verifiers
 	group    *pkcs11.Group   // token and others
 	identity *msp.LocalIdentity
+	key      string // label of the identity's key
 	engine   *policy.Engine
 }
 
@@ -124,7 +125,7 @@ func LoadIdentity(ctx context.Context, token keyHolder, n config.Node) (*msp.Loc
 // openNode opens the token, loads the identity and the policy engine, and binds the
 // operations endpoint. On an error nothing stays open.
 func openNode(ctx context.Context, log *slog.Logger, n config.Node, t config.Token, verifiers []config.Token, ops config.Operations) (_ *node, err error) {
-	nd := &node{log: log, metrics: operations.NewMetrics()}
+	nd := &node{log: log, key: n.Key, metrics: operations.NewMetrics()}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, nd.close())

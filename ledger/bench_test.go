@@ -2,8 +2,11 @@ package ledger_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
+	"path/filepath"
 	"testing"
 
 	"google.golang.org/protobuf/proto"
@@ -17,7 +20,35 @@ import (
 
 func benchLedger(b *testing.B) *ledger.Ledger {
 	b.Helper()
-	l, err := ledger.Open(context.Background(), ledger.Config{Dir: b.TempDir(), ChannelID: channelID, Keyring: sealtest.Keyring(b)})
+	return benchLedgerIn(b, b.TempDir())
+}
+
+// diskBytes is how much a folder's files hold.
+func diskBytes(b *testing.B, dir string) int64 {
+	b.Helper()
+	var size int64
+	err := filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		info, err := d.Info()
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // a table that was just merged into another
+		}
+		if err == nil {
+			size += info.Size()
+		}
+		return err
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	return size
+}
+
+func benchLedgerIn(b *testing.B, dir string) *ledger.Ledger {
+	b.Helper()
+	l, err := ledger.Open(context.Background(), ledger.Config{Dir: dir, ChannelID: channelID, Keyring: sealtest.Keyring(b)})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -66,7 +97,8 @@ func BenchmarkCommit(b *testing.B) {
 		read   bool
 	}{"1 write": {1, false}, "2 writes": {2, false}, "1 read 1 write": {1, true}} {
 		b.Run("500 txs "+name, func(b *testing.B) {
-			l := benchLedger(b)
+			dir := b.TempDir()
+			l := benchLedgerIn(b, dir)
 			b.ReportAllocs()
 			b.ResetTimer()
 			for range b.N {
@@ -79,14 +111,45 @@ func BenchmarkCommit(b *testing.B) {
 				}
 			}
 			b.ReportMetric(500*float64(b.N)/b.Elapsed().Seconds(), "tx/s")
+			b.ReportMetric(float64(diskBytes(b, dir))/float64(500*b.N), "disk-B/tx")
 		})
 	}
 }
 
 func BenchmarkGet(b *testing.B) {
+	benchGet(b, 10_000, 1)
+}
+
+// BenchmarkGetTables reads at random what lies in tables and does not fit into the
+// cache of their blocks.
+func BenchmarkGetTables(b *testing.B) {
+	benchGet(b, 10_000, 30)
+}
+
+// benchGet reads keys of a number of blocks, all of one size.
+func benchGet(b *testing.B, keys, blocks int) {
 	l := benchLedger(b)
+	for n := range blocks {
+		benchFill(b, l, n*keys, (n+1)*keys)
+	}
+	s, err := l.Snapshot()
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer s.Release()
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		if v, err := s.Get("kv", fmt.Sprintf("k%08d", i*7919%(keys*blocks))); err != nil || len(v) != 200 {
+			b.Fatalf("%d bytes, %v", len(v), err)
+		}
+	}
+}
+
+// benchFill commits a block that writes keys of 200 bytes.
+func benchFill(b *testing.B, l *ledger.Ledger, from, to int) {
+	b.Helper()
 	set := &rwset.Builder{}
-	for i := range 10_000 {
+	for i := from; i < to; i++ {
 		set.Write("kv", fmt.Sprintf("k%08d", i), make([]byte, 200))
 	}
 	msg, _, err := set.Build()
@@ -99,15 +162,4 @@ func BenchmarkGet(b *testing.B) {
 	}
 	envelope, _ := ledgertest.Envelope(b, channelID, "kv", results)
 	ledgertest.Commit(b, l, envelope)
-	s, err := l.Snapshot()
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer s.Release()
-	b.ReportAllocs()
-	for i := 0; b.Loop(); i++ {
-		if v, err := s.Get("kv", fmt.Sprintf("k%08d", i*7919%10_000)); err != nil || len(v) != 200 {
-			b.Fatalf("%d bytes, %v", len(v), err)
-		}
-	}
 }

@@ -383,6 +383,7 @@ func (l *Ledger) publish(p *plan) error {
 	l.mu.Unlock()
 	close(grown)
 	last.release()
+	l.checkpoints.committed()
 	return nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"time"
 
+	"strongroom/bccsp"
 	"strongroom/ledger/seal"
 )
 
@@ -15,6 +16,8 @@ const (
 	DefaultCachedBlocks   = 16
 	DefaultQueryLimit     = 100_000 // Fabric's totalQueryLimit
 	DefaultKeepPrivateFor = 1000    // Fabric's transientstoreMaxBlockRetention
+	// DefaultCheckpointEvery is the least time between two checkpoints.
+	DefaultCheckpointEvery = 5 * time.Second
 )
 
 // Config is what a Ledger needs. Dir, ChannelID and Keyring must be set; the zero
@@ -38,6 +41,17 @@ type Config struct {
 	QueryLimit int
 	// KeepPrivateFor is for how many blocks private writes wait for their transaction.
 	KeepPrivateFor uint64
+	// Checkpoints remembers, out of the disk's reach, how far the ledger came, so that
+	// an older copy of its folder is refused at Open with ErrRolledBack. Nil leaves
+	// that out. It must stay open for longer than the ledger.
+	Checkpoints bccsp.Checkpoints
+	// CheckpointName names this node's ledger of this channel in Checkpoints.
+	CheckpointName string
+	// CheckpointEvery is the least time between two checkpoints; the last is written by Close.
+	CheckpointEvery time.Duration
+	// AcceptRollback makes Open take a ledger that is behind its checkpoint, say so in the
+	// log and in the checkpoint, and go on from there. It is for an operator's command.
+	AcceptRollback bool
 	// Observe gets the time that each stage of a commit took. It may be nil.
 	Observe func(stage string, took time.Duration)
 }
@@ -55,6 +69,10 @@ func (c Config) Validate() error {
 		return fmt.Errorf("ledger: BlockFileSize is %d: leave it 0 or give a size in bytes", c.BlockFileSize)
 	case c.CachedBlocks < 0:
 		return fmt.Errorf("ledger: CachedBlocks is %d: leave it 0 or give a number of blocks", c.CachedBlocks)
+	case c.Checkpoints != nil && c.CheckpointName == "":
+		return errors.New("ledger: CheckpointName is empty: give the node's ledger of this channel a name in the token")
+	case c.CheckpointEvery < 0:
+		return fmt.Errorf("ledger: CheckpointEvery is %s: leave it 0 or give a duration", c.CheckpointEvery)
 	case c.QueryLimit < 0:
 		return fmt.Errorf("ledger: QueryLimit is %d: leave it 0 or give a number of results", c.QueryLimit)
 	}
@@ -76,6 +94,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.KeepPrivateFor == 0 {
 		c.KeepPrivateFor = DefaultKeepPrivateFor
+	}
+	if c.CheckpointEvery == 0 {
+		c.CheckpointEvery = DefaultCheckpointEvery
 	}
 	if c.Observe == nil {
 		c.Observe = func(string, time.Duration) {}

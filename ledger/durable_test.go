@@ -60,9 +60,9 @@ func TestNothingInClear(t *testing.T) {
 	ok(t, err)
 	canary := func(what string) []byte { return []byte("CANARY-" + what + "-c0ffee-52b1") }
 	run(t, l, func(s *ledger.Simulator) {
-		ok(t, s.Put("kv", "visible-key", canary("value")))
-		ok(t, s.SetMetadata("kv", "visible-key", map[string][]byte{"VALIDATION_PARAMETER": canary("metadata")}))
-		ok(t, s.PutPrivate("kv", collection, "private-key", canary("private")))
+		ok(t, s.Put("kv", "a-key-of-the-state", canary("value")))
+		ok(t, s.SetMetadata("kv", "a-key-of-the-state", map[string][]byte{"VALIDATION_PARAMETER": canary("metadata")}))
+		ok(t, s.PutPrivate("kv", collection, "a-private-key", canary("private")))
 	})
 	s := simulate(t, l)
 	ok(t, s.PutPrivate("kv", collection, "k", canary("waiting")))
@@ -78,7 +78,12 @@ func TestNothingInClear(t *testing.T) {
 				}
 			}
 		}
-		if len(findInFiles(t, dir, []byte("visible-key"))) == 0 {
+		for _, c := range []string{"a-key-of-the-state", "a-private-key", "id of no transaction"} {
+			if found := findInFiles(t, dir, []byte(c)); len(found) > 0 {
+				t.Errorf("%s: %q is in clear in %q", when, c, found)
+			}
+		}
+		if len(findInFiles(t, dir, []byte(channelID))) == 0 {
 			t.Errorf("%s: the search finds nothing at all", when)
 		}
 	}
@@ -92,7 +97,7 @@ func TestNothingInClear(t *testing.T) {
 	snapshot, err := l.Snapshot()
 	ok(t, err)
 	defer snapshot.Release()
-	if v, err := snapshot.Get("kv", "visible-key"); err != nil || !bytes.Equal(v, canary("value")) {
+	if v, err := snapshot.Get("kv", "a-key-of-the-state"); err != nil || !bytes.Equal(v, canary("value")) {
 		t.Errorf("value is %q, %v", v, err)
 	}
 	check("when opened again")

@@ -8,9 +8,9 @@
 // with the code that commits, and demands the same flags and the same commit hash
 // as are on record.
 //
-// Nothing that a transaction wrote reaches the disk in clear: blocks, values,
-// metadata and private writes are sealed (ledger/seal), history holds no values.
-// Names of keys, transaction ids and block hashes are in clear.
+// Nothing of a transaction reaches the disk in clear: blocks, values and private
+// writes are sealed one by one (ledger/seal), and every file of the stores is sealed
+// as a whole (ledger/seal/sealfs), keys, indexes and journals with it.
 package ledger
 
 import (
@@ -19,7 +19,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -66,6 +65,8 @@ type Ledger struct {
 	recent []*wire.Block // the newest blocks, oldest first
 
 	parsed *lru.Cache[uint64, *wire.Block] // older blocks that history asked for
+
+	checkpoints *checkpointer // nil without Config.Checkpoints
 }
 
 // end is the end of the chain.
@@ -79,7 +80,8 @@ type end struct {
 // Open opens a channel's ledger or makes an empty one. It recovers from whatever a
 // crash left: an end of the block log that was not written completely is cut, and
 // a store that is behind, or was deleted, is brought up from the block log. Damage
-// gives an error that names the file and the place in it. Ctx bounds the recovery.
+// gives an error that names the file and the place in it; a ledger behind its
+// checkpoint in the token gives ErrRolledBack. Ctx bounds the recovery.
 func Open(ctx context.Context, c Config) (*Ledger, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
@@ -96,11 +98,13 @@ func Open(ctx context.Context, c Config) (*Ledger, error) {
 	if err := l.open(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("ledger of channel %q: %w", c.ChannelID, err), l.closeFiles())
 	}
+	l.checkpoints.start()
 	return l, nil
 }
 
 func (l *Ledger) open(ctx context.Context) error {
-	if err := l.checkFolder(); err != nil {
+	from, err := l.checkFolder()
+	if err != nil {
 		return err
 	}
 	for _, s := range []struct {
@@ -111,62 +115,32 @@ func (l *Ledger) open(ctx context.Context) error {
 		{"index", true, &l.index.store}, {"state", false, &l.state},
 		{"history", true, &l.history},
 	} {
-		var err error
-		if *s.into, err = openStore(filepath.Join(l.config.Dir, s.name), s.compress); err != nil {
+		if *s.into, err = openStore(l.config, s.name, s.compress); err != nil {
 			return err
 		}
 	}
 	var recovered bool
-	var err error
-	if l.private.store, recovered, err = openDatabase(filepath.Join(l.config.Dir, "private"), false); err != nil {
+	if l.private.store, recovered, err = openDatabase(l.config, filepath.Join(l.config.Dir, privateName), privateName, false); err != nil {
+		if isCorrupted(err) {
+			return fmt.Errorf("%w: restore the folder from a backup; nothing else holds the private writes in it", err)
+		}
 		return err
 	}
 	if recovered {
 		l.config.Logger.Warn("the journal of the private writes was incomplete; what was being kept when the peer stopped, or lay in a damaged part, is missing",
-			"store", l.private.dir)
+			"store", l.private.dir, "cut", l.private.files.Cut())
 	}
 	l.private.sealer, l.private.keepFor = l.sealer, l.config.KeepPrivateFor
 	if err := l.loadUsedMetadata(); err != nil {
 		return err
 	}
-	return l.recover(ctx)
-}
-
-const (
-	formatFile = "FORMAT"
-	formatHead = "strongroom ledger 1\nchannel "
-)
-
-// checkFolder makes the folder, or checks that it is this channel's ledger in a
-// form that this code knows.
-func (l *Ledger) checkFolder() error {
-	if err := os.MkdirAll(l.config.Dir, 0o700); err != nil {
+	if err := l.recover(ctx, from.height); err != nil {
 		return err
 	}
-	name := filepath.Join(l.config.Dir, formatFile)
-	want := formatHead + l.config.ChannelID + "\n"
-	got, err := os.ReadFile(name)
-	if errors.Is(err, os.ErrNotExist) {
-		if entries, err := os.ReadDir(l.config.Dir); err != nil || len(entries) > 0 {
-			if err == nil && !(len(entries) == 1 && entries[0].Name() == formatFile+".tmp") {
-				err = fmt.Errorf("folder %s is not empty and has no file %s: it is no ledger", l.config.Dir, formatFile)
-			}
-			if err != nil {
-				return err
-			}
-		}
-		return writeFile(name, want)
-	}
-	if err != nil {
+	if err := l.endUpgrade(from); err != nil {
 		return err
 	}
-	if string(got) != want {
-		if channel, ok := strings.CutPrefix(string(got), formatHead); ok {
-			return fmt.Errorf("folder %s is the ledger of channel %q", l.config.Dir, strings.TrimSuffix(channel, "\n"))
-		}
-		return fmt.Errorf("file %s is not of a form that this version knows", name)
-	}
-	return nil
+	return l.checkRollback(ctx)
 }
 
 // writeFile puts a small file in place so that it is there whole or not at all.
@@ -225,6 +199,7 @@ func (l *Ledger) Close() error {
 		return nil
 	}
 	l.failed = ErrClosed
+	l.checkpoints.close()
 	l.mu.Lock()
 	v := l.view
 	l.view = nil

@@ -15,8 +15,9 @@ import (
 	"strongroom/wire/peerpb"
 )
 
-// recover opens the block log and brings every store up to its end.
-func (l *Ledger) recover(ctx context.Context) error {
+// recover opens the block log and brings every store up to its end. Blocks below
+// known were committed once, whatever the stores say.
+func (l *Ledger) recover(ctx context.Context, known uint64) error {
 	indexed, err := l.index.tip()
 	if err != nil {
 		return err
@@ -31,11 +32,12 @@ func (l *Ledger) recover(ctx context.Context) error {
 	}
 	last := indexed.hash
 	l.log, err = openBlockLog(filepath.Join(l.config.Dir, "blocks"), l.config.BlockFileSize, l.config.Logger,
-		indexed.end, indexed.next, max(indexed.next, state, history),
+		indexed.end, indexed.next, max(indexed.next, state, history, known),
 		func(number uint64, at location, sealed []byte) error {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
+			l.progress("reading the block log", number, 0)
 			last, err = l.reindex(number, at, sealed, last)
 			return err
 		})
@@ -46,6 +48,15 @@ func (l *Ledger) recover(ctx context.Context) error {
 		return err
 	}
 	return l.loadEnd()
+}
+
+// progress tells the operator now and then how far a recovery is; of is 0 when the
+// end is not known yet.
+func (l *Ledger) progress(what string, block, of uint64) {
+	const every = 1000
+	if block > 0 && block%every == 0 {
+		l.config.Logger.Info(what, "channel", l.config.ChannelID, "block", block, "of", of)
+	}
 }
 
 // reindex adds a block of the log to the index and returns its hash.
@@ -115,6 +126,7 @@ func (l *Ledger) replay(ctx context.Context, state, history uint64) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
+		l.progress("applying blocks again", n, t.next)
 		at, err := l.index.location(n)
 		if err != nil {
 			return err

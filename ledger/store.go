@@ -5,12 +5,16 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"path/filepath"
 
 	"github.com/syndtr/goleveldb/leveldb"
 	lerrors "github.com/syndtr/goleveldb/leveldb/errors"
 	"github.com/syndtr/goleveldb/leveldb/filter"
 	"github.com/syndtr/goleveldb/leveldb/opt"
+	"github.com/syndtr/goleveldb/leveldb/storage"
 	"github.com/syndtr/goleveldb/leveldb/util"
+
+	"strongroom/ledger/seal/sealfs"
 )
 
 // savepointKey is the row of each store that says which blocks it holds. It is
@@ -30,11 +34,15 @@ const appliedKept = 1 << 17
 // brokenKey is a row that says that the store lost a batch once.
 var brokenKey = []byte{'x'}
 
-// store is one goleveldb database of a ledger.
+// store is one goleveldb database of a ledger, in sealed files.
 type store struct {
 	*leveldb.DB
-	dir string
+	dir   string
+	files *sealfs.Storage
 }
+
+// Close closes the database and releases its folder.
+func (s *store) Close() error { return errors.Join(s.DB.Close(), s.files.Close()) }
 
 // openStore opens or makes a database that follows from the block log.
 //
@@ -42,14 +50,18 @@ type store struct {
 // at most the last one incomplete, and the journal without it is whole. Damage
 // anywhere else is an error: an incomplete journal is only accepted when no block
 // before the savepoint is missing.
-func openStore(dir string, compress bool) (*store, error) {
-	const advice = "delete the folder, it is rebuilt from the block log"
-	s, recovered, err := openDatabase(dir, compress)
-	if lerrors.IsCorrupted(errors.Unwrap(err)) {
+func openStore(c Config, name string, compress bool) (*store, error) {
+	const advice = "if the keyring is the one that made it, delete the folder: it is rebuilt from the block log"
+	dir := filepath.Join(c.Dir, name)
+	s, recovered, err := openDatabase(c, dir, name, compress)
+	if isCorrupted(err) {
 		return nil, fmt.Errorf("%w: %s", err, advice)
 	}
 	if err != nil {
 		return nil, err
+	}
+	if recovered {
+		c.Logger.Warn("the journal of a store was incomplete; what it lacks is applied again", "store", dir, "cut", s.files.Cut())
 	}
 	if err = s.checkApplied(recovered); err != nil {
 		return nil, errors.Join(fmt.Errorf("store %s: %w: %s", dir, err, advice), s.Close())
@@ -57,9 +69,32 @@ func openStore(dir string, compress bool) (*store, error) {
 	return s, nil
 }
 
-// openDatabase opens a database, strictly if that works. Otherwise it drops what is
-// damaged in the journal and says so.
-func openDatabase(dir string, compress bool) (s *store, recovered bool, err error) {
+// isCorrupted tells damage to a database from a disk or a token that fails.
+func isCorrupted(err error) bool {
+	var files *storage.ErrCorrupted
+	var content *lerrors.ErrCorrupted
+	return errors.As(err, &files) || errors.As(err, &content)
+}
+
+// openDatabase opens a database of the ledger in a folder, strictly if that works.
+// Otherwise it drops what is damaged at the end of its journal and says so.
+func openDatabase(c Config, dir, name string, compress bool) (s *store, recovered bool, err error) {
+	o := options(compress)
+	files := sealfs.Config{Dir: dir, Keyring: c.Keyring, Channel: c.ChannelID, Store: name}
+	s, err = openSealed(files, o)
+	if isCorrupted(err) {
+		recovered = true
+		o.Strict &^= opt.StrictJournal
+		files.Lenient = true
+		s, err = openSealed(files, o)
+	}
+	if err != nil {
+		return nil, false, fmt.Errorf("store %s: %w", dir, err)
+	}
+	return s, recovered, nil
+}
+
+func options(compress bool) *opt.Options {
 	o := &opt.Options{
 		Filter:                 filter.NewBloomFilter(10),
 		WriteBuffer:            8 << 20,
@@ -71,16 +106,19 @@ func openDatabase(dir string, compress bool) (s *store, recovered bool, err erro
 	if compress {
 		o.Compression = opt.SnappyCompression
 	}
-	db, err := leveldb.OpenFile(dir, o)
-	if lerrors.IsCorrupted(err) {
-		recovered = true
-		o.Strict &^= opt.StrictJournal
-		db, err = leveldb.OpenFile(dir, o)
-	}
+	return o
+}
+
+func openSealed(c sealfs.Config, o *opt.Options) (*store, error) {
+	files, err := sealfs.Open(c)
 	if err != nil {
-		return nil, false, fmt.Errorf("store %s: %w", dir, err)
+		return nil, err
 	}
-	return &store{DB: db, dir: dir}, recovered, nil
+	db, err := leveldb.Open(files, o)
+	if err != nil {
+		return nil, errors.Join(err, files.Close())
+	}
+	return &store{DB: db, dir: c.Dir, files: files}, nil
 }
 
 // checkApplied looks for a block that the store should hold and does not. A store

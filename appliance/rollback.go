@@ -1,0 +1,65 @@
+package appliance
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"strongroom/appliance/config"
+	"strongroom/ledger"
+	"strongroom/ledger/seal"
+)
+
+// checkpointName is under which name the token remembers a node's ledger of a
+// channel. Nodes that share a token have keys of different labels.
+func checkpointName(key, channel string) string { return key + "/" + channel }
+
+// RollbackAccepted is what AcceptRollback did.
+type RollbackAccepted struct {
+	Height   uint64   // of the ledger as it is
+	Accepted []string // all rollbacks that the token remembers, oldest first: height remembered, height found, time
+	New      bool     // whether the last of them was accepted now
+}
+
+// AcceptRollback opens a channel's ledger of a peer that is stopped and, if it is
+// behind what the token remembers, has the token remember it as it is. A peer that
+// runs gives an error that wraps seal.ErrInUse.
+func AcceptRollback(ctx context.Context, c *config.Peer, channel string, logTo io.Writer) (r *RollbackAccepted, err error) {
+	if err := harden(); err != nil {
+		return nil, err
+	}
+	token, err := OpenToken(ctx, c.Token, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, token.Close()) }()
+	name := checkpointName(c.Node.Key, channel)
+	dir := filepath.Join(c.Data, "channels", channel)
+	before, err := token.LoadCheckpoints(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := os.Stat(dir); len(before) == 0 && errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("neither the data folder %s nor the token knows channel %q of the key %q: correct the name", c.Data, channel, c.Node.Key)
+	}
+	keyring, err := seal.OpenKeyring(ctx, filepath.Join(c.Data, "keyring"), token)
+	if errors.Is(err, seal.ErrInUse) {
+		return nil, fmt.Errorf("keyring: %w: stop the peer first", err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("keyring: %w", err)
+	}
+	defer func() { err = errors.Join(err, keyring.Close()) }()
+	l, err := ledger.Open(ctx, ledger.Config{
+		Dir: filepath.Join(dir, "ledger"), ChannelID: channel, Keyring: keyring, Logger: newLogger(c.Log, c.Node.Name, logTo),
+		Checkpoints: token, CheckpointName: name, AcceptRollback: true,
+	})
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, l.Close()) }()
+	return &RollbackAccepted{Height: l.Height(), Accepted: l.AcceptedRollbacks(), New: l.RolledBack()}, nil
+}
