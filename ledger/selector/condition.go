@@ -2,6 +2,7 @@ package selector
 
 import (
 	"encoding/json"
+	"fmt"
 	"math/bits"
 	"regexp"
 	"slices"
@@ -73,6 +74,9 @@ func (t test) match(o *order, v any) bool { return t.compare(o, v, false) }
 
 // compare applies the operator to a value that is there.
 func (t test) compare(o *order, v any, raw bool) bool {
+	if o.ended() {
+		return false
+	}
 	switch t.op {
 	case "$eq":
 		return equal(v, t.arg)
@@ -87,9 +91,9 @@ func (t test) compare(o *order, v any, raw bool) bool {
 	case "$gte":
 		return o.compare(v, t.arg, raw) >= 0
 	case "$in":
-		return t.isIn(v)
+		return t.isIn(o, v)
 	case "$nin":
-		return !t.isIn(v)
+		return !t.isIn(o, v)
 	case "$exists":
 		return t.arg == true
 	case "$type":
@@ -99,6 +103,10 @@ func (t test) compare(o *order, v any, raw bool) bool {
 		return ok && isInteger(n) && remainder(n, t.divisor) == t.remainder
 	case "$regex":
 		s, ok := v.(string)
+		if len(s) > MaxRegexText {
+			o.err = fmt.Errorf("$regex met a string of %d bytes; it reads at most %d", len(s), MaxRegexText)
+			return false
+		}
 		return ok && t.regex.MatchString(s)
 	case "$beginsWith":
 		s, ok := v.(string)
@@ -110,12 +118,12 @@ func (t test) compare(o *order, v any, raw bool) bool {
 	if !ok {
 		return false
 	}
-	matches := func(e any) bool { return t.each.match(o, e) }
+	matches := func(e any) bool { return o.err == nil && t.each.match(o, e) }
 	switch t.op {
 	case "$size":
 		return len(list) == t.size
 	case "$all":
-		return t.hasAll(list)
+		return t.hasAll(o, list)
 	case "$elemMatch":
 		return slices.ContainsFunc(list, matches)
 	}
@@ -125,17 +133,17 @@ func (t test) compare(o *order, v any, raw bool) bool {
 
 // isIn tells whether the value, or an element of it if it is a list, is in the
 // argument's list.
-func (t test) isIn(v any) bool {
+func (t test) isIn(o *order, v any) bool {
 	candidates, ok := v.([]any)
 	if !ok {
 		candidates = []any{v}
 	}
-	return slices.ContainsFunc(t.arg.([]any), func(arg any) bool { return contains(candidates, arg) })
+	return slices.ContainsFunc(t.arg.([]any), func(arg any) bool { return contains(o, candidates, arg) })
 }
 
 // hasAll tells whether the list has every element of the argument, or is the
 // argument's single element. An empty argument matches nothing.
-func (t test) hasAll(list []any) bool {
+func (t test) hasAll(o *order, list []any) bool {
 	args := t.arg.([]any)
 	if len(args) == 0 {
 		return false
@@ -143,7 +151,7 @@ func (t test) hasAll(list []any) bool {
 	if len(args) == 1 && equal(args[0], list) {
 		return true
 	}
-	return !slices.ContainsFunc(args, func(arg any) bool { return !contains(list, arg) })
+	return !slices.ContainsFunc(args, func(arg any) bool { return !contains(o, list, arg) })
 }
 
 func (t test) matchNames(o *order, v any) bool {
@@ -152,15 +160,23 @@ func (t test) matchNames(o *order, v any) bool {
 		return false
 	}
 	for name := range object {
-		if t.each.match(o, name) {
+		if o.err == nil && t.each.match(o, name) {
 			return true
 		}
 	}
 	return false
 }
 
-func contains(list []any, v any) bool {
-	return slices.ContainsFunc(list, func(e any) bool { return equal(e, v) })
+func contains(o *order, list []any, v any) bool {
+	for _, e := range list {
+		if o.ended() {
+			return false
+		}
+		if equal(e, v) {
+			return true
+		}
+	}
+	return false
 }
 
 // remainder divides an integer of any length; it has the sign of the integer.

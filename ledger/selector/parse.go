@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"regexp"
+	"regexp/syntax"
 	"slices"
 	"strconv"
 	"strings"
@@ -18,6 +20,7 @@ const operators = "$and $or $nor $not $eq $ne $gt $gte $lt $lte $in $nin $exists
 type parser struct {
 	conditions int
 	regexBytes int
+	regexSteps int
 }
 
 // parseSelector reads a whole selector; nil matches every document.
@@ -206,7 +209,24 @@ func (p *parser) regex(v any) (*regexp.Regexp, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w (RE2 syntax: no back references, no look-around)", err)
 	}
+	if p.regexSteps += instructions(s); p.regexSteps > MaxRegexSteps {
+		return nil, fmt.Errorf("the regular expressions of the query compile to more than %d instructions; repeat less", MaxRegexSteps)
+	}
 	return r, nil
+}
+
+// instructions is how long the program of a valid regular expression is: matching
+// takes at most that many steps for each character.
+func instructions(s string) int {
+	parsed, err := syntax.Parse(s, syntax.Perl)
+	if err != nil {
+		return math.MaxInt32
+	}
+	program, err := syntax.Compile(parsed.Simplify())
+	if err != nil {
+		return math.MaxInt32
+	}
+	return len(program.Inst)
 }
 
 func argument(op, field string, v any, needed string) error {

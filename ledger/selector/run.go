@@ -64,7 +64,7 @@ func (q *Query) Run(ctx context.Context, source Source, limit int, bookmark stri
 	if q.limit >= 0 {
 		limit = min(limit, q.limit)
 	}
-	return &Results{query: q, ctx: ctx, source: source, order: newOrder(), mark: bookmark, after: after, left: limit, skip: q.skip}, nil
+	return &Results{query: q, ctx: ctx, source: source, order: newOrder(ctx), mark: bookmark, after: after, left: limit, skip: q.skip}, nil
 }
 
 // Next returns the next row; ok is false at the end. The value is the source's own
@@ -168,7 +168,11 @@ func (r *Results) match(rows Rows) (key string, value []byte, doc map[string]any
 			continue
 		}
 		doc[idField] = key
-		if r.query.where == nil || r.query.where.match(r.order, doc) {
+		matched := r.query.where == nil || r.query.where.match(r.order, doc)
+		if r.order.err != nil {
+			return "", nil, nil, fmt.Errorf("rich query: key %q: %w", key, r.order.err)
+		}
+		if matched {
 			return key, value, doc, nil
 		}
 	}

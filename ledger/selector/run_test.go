@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // memory is a Source of keys and values in order.
@@ -228,5 +229,39 @@ func TestRunEnds(t *testing.T) {
 	}
 	if _, _, _, err := r.Next(); err == nil || !strings.Contains(err.Error(), "its sort holds more than") {
 		t.Errorf("a sort without end: %v", err)
+	}
+}
+
+// TestOneRowEnds: a single row that takes long does not outlive the context, and a
+// regular expression has a bound on what it reads.
+func TestOneRowEnds(t *testing.T) {
+	numbers := func(from int) string {
+		list := make([]string, 60_000)
+		for i := range list {
+			list[i] = fmt.Sprint(from + i)
+		}
+		return "[" + strings.Join(list, ",") + "]"
+	}
+	m := memory{{"k", `{"a":` + numbers(1_000_000) + `}`}}
+	q := mustParse(t, `{"selector":{"a":{"$in":`+numbers(0)+`}}}`)
+	ctx, cancel := context.WithTimeoutCause(t.Context(), 50*time.Millisecond, errors.New("the transaction's time is over"))
+	defer cancel()
+	r, err := q.Run(ctx, m, 1, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	begin := time.Now()
+	if _, _, _, err := r.Next(); err == nil || !strings.Contains(err.Error(), `key "k": the transaction's time is over`) {
+		t.Errorf("3.6 thousand million comparisons: %v", err)
+	}
+	if took := time.Since(begin); took > 5*time.Second {
+		t.Errorf("gave up after %s", took)
+	}
+	m = memory{{"k", `{"a":"` + strings.Repeat("x", MaxRegexText+1) + `"}`}}
+	if r, err = mustParse(t, `{"selector":{"a":{"$regex":"y"}}}`).Run(t.Context(), m, 1, ""); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, _, err := r.Next(); err == nil || !strings.Contains(err.Error(), `key "k": $regex met a string of 1048577 bytes; it reads at most 1048576`) {
+		t.Errorf("a long string: %v", err)
 	}
 }

@@ -28,6 +28,8 @@ const (
 	MaxDepth      = 64      // of nested objects and lists in it
 	MaxConditions = 10_000  // operators in it
 	MaxRegexBytes = 4 << 10 // of all its regular expressions together
+	MaxRegexSteps = 2000    // instructions that they compile to together
+	MaxRegexText  = 1 << 20 // of a string that one is applied to
 )
 
 // Query is a parsed query. It is not changed by running it and may be run from

@@ -134,6 +134,7 @@ func TestParseRefuses(t *testing.T) {
 		`{"selector":{"a":{"$mod":[1.5,1]}}}`:   "[divisor, remainder]",
 		`{"selector":{"a":{"$regex":"(?=x)"}}}`: `$regex of field "a"`,
 		`{"selector":{"a":{"$regex":"` + strings.Repeat("x", MaxRegexBytes+1) + `"}}}`: "regular expressions of the query have more than 4096 bytes",
+		`{"selector":{"a":{"$regex":"(a{90}){11}b{900}c{900}"}}}`:                      "compile to more than 2000 instructions",
 		`{"selector":{"a":{"$elemMatch":[]}}}`:                                         "$elemMatch of field \"a\" has an argument of type array",
 		`{"selector":{"a":{"$elemMatch":{"$foo":1}}}}`:                                 `$elemMatch of field "a": operator "$foo" is not known`,
 		`{"selector":{"$or":[` + many + `]}}`:                                          "more than 10000 conditions",
@@ -170,7 +171,7 @@ func TestOrder(t *testing.T) {
 		`[]`, `["a"]`, `["b"]`, `["b","c"]`, `["b","c","a"]`, `["b","d"]`, `["b","d","e"]`,
 		`{}`, `{"a":1}`, `{"a":1,"b":2}`, `{"a":2}`, `{"b":1}`, `{"b":2}`, `{"b":2,"c":2}`,
 	}
-	o := newOrder()
+	o := newOrder(t.Context())
 	for i, a := range ordered {
 		for j, b := range ordered {
 			x, y := parse(t, a), parse(t, b)
@@ -254,7 +255,7 @@ func FuzzQuery(f *testing.F) {
 		if err != nil || strings.Contains(query, "$and") || strings.Contains(query, "$or") || strings.Contains(query, "$nor") {
 			return // CouchDB's $and [], $or [] and their negations match everything
 		}
-		if d := document([]byte(doc)); d != nil && q.where.match(newOrder(), d) && negated.where.match(newOrder(), d) {
+		if d := document([]byte(doc)); d != nil && q.where.match(newOrder(t.Context()), d) && negated.where.match(newOrder(t.Context()), d) {
 			t.Fatalf("%s and its negation match %s", query, doc)
 		}
 	})

@@ -2,6 +2,7 @@ package selector
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"maps"
 	"math"
@@ -71,13 +72,29 @@ func equal(a, b any) bool {
 	return kindOf(a) == kindOf(b)
 }
 
-// order compares values. It is not safe for concurrent use: the collator is not.
-type order struct{ strings *collate.Collator }
+// order compares values for one run of a query. It is not safe for concurrent use.
+type order struct {
+	ctx     context.Context
+	strings *collate.Collator
+	steps   uint
+	err     error // why comparing ended; what was compared since means nothing
+}
 
 // newOrder collates strings by the root collation of the Unicode Collation
 // Algorithm, as ICU does for CouchDB. The tables are those of the version of
 // golang.org/x/text in go.mod.
-func newOrder() *order { return &order{collate.New(language.Und)} }
+func newOrder(ctx context.Context) *order {
+	return &order{ctx: ctx, strings: collate.New(language.Und)}
+}
+
+// ended counts a step and tells whether to give up: long lists in a query and in a
+// document can keep one row busy for longer than its transaction may run.
+func (o *order) ended() bool {
+	if o.steps++; o.steps%(1<<12) == 0 && o.err == nil && o.ctx.Err() != nil {
+		o.err = context.Cause(o.ctx)
+	}
+	return o.err != nil
+}
 
 // compare orders two values. Strings that collate alike are ordered by their bytes,
 // so that only equal values give 0. Raw compares strings by their bytes alone.
