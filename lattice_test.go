@@ -28,8 +28,10 @@ ledger/rwset           -
 ledger/seal            bccsp
 ledger/provenance      bccsp
 ledger/evidence        -
+ledger/selector        -
 ledger                 ledger bccsp
 chaincode              -
+chaincode/chaincodetest chaincode ledger/selector
 ordering               ordering channel/configtx policy msp bccsp
 channel                channel ledger policy msp bccsp
 appliance/version      -

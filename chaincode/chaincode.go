@@ -67,6 +67,12 @@ type State interface {
 	// RangePage is Range for at most pageSize rows from bookmark on, "" meaning
 	// from start.
 	RangePage(namespace, start, end string, pageSize int32, bookmark string) (PageIterator, error)
+	// Query reads the rows whose values match a rich query: CouchDB's selector
+	// syntax, as ledger/selector has it. Reading ends when the context does.
+	Query(ctx context.Context, namespace, query string) (KVIterator, error)
+	// QueryPage is Query for at most pageSize rows behind the bookmark, "" meaning
+	// from the start.
+	QueryPage(ctx context.Context, namespace, query string, pageSize int32, bookmark string) (PageIterator, error)
 	// History reads the committed changes of a key, the newest first.
 	History(namespace, key string) (HistoryIterator, error)
 }
@@ -79,9 +85,9 @@ type KVIterator = interface {
 	Close()
 }
 
-// PageIterator is a KVIterator over one page. Bookmark is the key at which the
-// next page starts, "" after the last; it is asked once, before Close, and ends
-// the reading.
+// PageIterator is a KVIterator over one page. Bookmark is where the next page
+// starts: for a range its first key, "" after the last page; for a rich query what
+// its engine understands. It is asked once, before Close, and ends the reading.
 type PageIterator = interface {
 	Next() (*queryresultpb.KV, error)
 	Bookmark() string

@@ -109,6 +109,8 @@ func (everything) run(stub *shim.Stub, f string, args []string) (any, error) {
 			out["first"] = kvs[0].Key
 		}
 		return out, nil
+	case "query", "queryPage":
+		return everything{}.query(stub, f, args)
 	case "index": // type, attributes…
 		k, err := shim.CreateCompositeKey(args[0], args[1:]...)
 		if err != nil {

@@ -26,8 +26,31 @@ func (tx *transaction) getRange(_ context.Context, r *peerpb.GetStateByRange) ([
 	if err := public(r.Collection); err != nil {
 		return nil, err
 	}
+	return tx.rows(r.Metadata,
+		func() (KVIterator, error) { return tx.State.Range(tx.Namespace, r.StartKey, r.EndKey) },
+		func(pageSize int32, bookmark string) (PageIterator, error) {
+			return tx.State.RangePage(tx.Namespace, r.StartKey, r.EndKey, pageSize, bookmark)
+		})
+}
+
+// richQuery evaluates a rich query. The context ends with the transaction, and so
+// does the iterator's reading.
+func (tx *transaction) richQuery(ctx context.Context, r *peerpb.GetQueryResult) ([]byte, error) {
+	if err := public(r.Collection); err != nil {
+		return nil, err
+	}
+	return tx.rows(r.Metadata,
+		func() (KVIterator, error) { return tx.State.Query(ctx, tx.Namespace, r.Query) },
+		func(pageSize int32, bookmark string) (PageIterator, error) {
+			return tx.State.QueryPage(ctx, tx.Namespace, r.Query, pageSize, bookmark)
+		})
+}
+
+// rows opens a query whose rows are keys and values, as a whole or, if its
+// metadata says so, one page of it.
+func (tx *transaction) rows(metadata []byte, whole func() (KVIterator, error), page func(pageSize int32, bookmark string) (PageIterator, error)) ([]byte, error) {
 	var md peerpb.QueryMetadata
-	if err := proto.Unmarshal(r.Metadata, &md); err != nil {
+	if err := proto.Unmarshal(metadata, &md); err != nil {
 		return nil, fmt.Errorf("query metadata: unmarshal failed: %w", err)
 	}
 	if err := tx.roomForQuery(); err != nil {
@@ -38,7 +61,7 @@ func (tx *transaction) getRange(_ context.Context, r *peerpb.GetStateByRange) ([
 		if md.PageSize < 1 {
 			return nil, fmt.Errorf("page size is %d: it must be 1 or more", md.PageSize)
 		}
-		it, err := tx.State.RangePage(tx.Namespace, r.StartKey, r.EndKey, md.PageSize, md.Bookmark)
+		it, err := page(md.PageSize, md.Bookmark)
 		if err != nil {
 			return nil, err
 		}
@@ -46,7 +69,7 @@ func (tx *transaction) getRange(_ context.Context, r *peerpb.GetStateByRange) ([
 		q.page, q.next, q.close = it, rows(it.Next), it.Close
 		return tx.open(q)
 	}
-	it, err := tx.State.Range(tx.Namespace, r.StartKey, r.EndKey)
+	it, err := whole()
 	if err != nil {
 		return nil, err
 	}

@@ -164,10 +164,6 @@ func (tx *transaction) writeBatch(ctx context.Context, r *peerpb.WriteBatchState
 	return nil, nil
 }
 
-func (tx *transaction) richQuery(context.Context, *peerpb.GetQueryResult) ([]byte, error) {
-	return nil, errors.New("rich queries (GetQueryResult) are not supported: the state database holds keys and opaque values; use range queries over composite keys")
-}
-
 func (tx *transaction) privateHash(context.Context, *peerpb.GetState) ([]byte, error) {
 	return nil, errPrivate
 }

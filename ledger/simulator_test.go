@@ -48,7 +48,7 @@ func simulate(t *testing.T, l *ledger.Ledger) *ledger.Simulator {
 	return s
 }
 
-func ok(t *testing.T, err error) {
+func ok(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)

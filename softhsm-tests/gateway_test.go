@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -44,6 +45,9 @@ func judge(t *testing.T, steps map[string][]json.RawMessage) {
 	}
 	if r := string(steps["range"][0]); !strings.Contains(r, id) {
 		t.Errorf("range query does not find %s: %s", id, r)
+	}
+	if q := decode[struct{ Found []string }](t, steps, "query"); !slices.Equal(q.Found, []string{id}) {
+		t.Errorf("rich query found %q, want %s", q.Found, id)
 	}
 	if d := decode[struct{ Digest int }](t, steps, "offline"); d.Digest != 64 {
 		t.Errorf("digest for offline signing has %d hex digits", d.Digest)

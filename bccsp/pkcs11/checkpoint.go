@@ -35,7 +35,7 @@ func checkpointTemplate(name string) []*p11.Attribute {
 // LoadCheckpoints implements bccsp.Checkpoints.
 func (t *Token) LoadCheckpoints(ctx context.Context, name string) ([][]byte, error) {
 	var records [][]byte
-	err := t.pool.do(ctx, "checkpoint", func(s *session) error {
+	err := t.ask(ctx, "checkpoint", func(s *session) error {
 		records = nil
 		objects, err := s.find(maxCheckpoints, checkpointTemplate(name)...)
 		if err != nil {
@@ -62,7 +62,7 @@ func (t *Token) StoreCheckpoint(ctx context.Context, name string, record []byte)
 	if len(record) == 0 || len(record) > maxCheckpoint {
 		return fmt.Errorf("checkpoint %q has %d bytes: 1 to %d are possible", name, len(record), maxCheckpoint)
 	}
-	err := t.pool.doOnce(ctx, "checkpoint", func(s *session) error {
+	err := t.pool.do(ctx, "checkpoint", func(s *session) error {
 		old, err := s.find(maxCheckpoints, checkpointTemplate(name)...)
 		if err != nil {
 			return err

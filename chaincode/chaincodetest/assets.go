@@ -9,6 +9,14 @@ import (
 	"testing"
 )
 
+// A query of AssetContract and the bookmarks of its pages: they are the same bytes
+// in every peer.
+const (
+	bySize       = `{"selector":{"Size":{"$lt":15}},"sort":["Size"]}`
+	behindAsset2 = "ARAqWBEkDpqVFs_8_Yiyf4lbImFzc2V0MiIsNV0"
+	behindAsset4 = "ARAqWBEkDpqVfmeqkuZ1XRJbImFzc2V0NCIsMTBd"
+)
+
 // AssetContract runs the business of the example chaincodes over a peer that
 // runs one of them. All of them must pass it with the same answers and leave the
 // same bytes behind.
@@ -51,6 +59,14 @@ func AssetContract(t *testing.T, p *Peer) {
 		{"GetAssetsByOwner", []string{"Max"}, "[" + asset("asset4", "yellow", 10, "Max", 600) + "]", ""},
 		{"GetAssetsByRange", []string{"", "", "2", ""}, `{"Assets":[` + asset("asset1", "blue", 5, "Tomoko", 300) + "," + asset("asset2", "red", 5, "Brad", 400) + `],"Bookmark":"asset3","Count":2}`, ""},
 		{"GetAssetsByRange", []string{"", "", "2", "asset5"}, `{"Assets":[` + asset("asset5", "black", 15, "Adriana", 700) + "," + asset("asset6", "white", 15, "Michel", 800) + `],"Bookmark":"","Count":2}`, ""},
+		{"QueryAssets", []string{`{"selector":{"Size":{"$gte":10},"Color":{"$ne":"black"}},"sort":[{"AppraisedValue":"desc"}]}`}, "[" + asset("asset6", "white", 15, "Michel", 800) + "," + asset("asset4", "yellow", 10, "Max", 600) + "," + asset("asset3", "green", 10, "Jin Soo", 500) + "]", ""},
+		{"QueryAssets", []string{`{"selector":{"Owner":"nobody"}}`}, "[]", ""},
+		{"QueryAssets", []string{`{"selector":{"Size":{"$about":10}}}`}, "", `operator "$about" of field "Size" is not known`},
+		{"QueryAssetsPage", []string{bySize, "2", ""}, `{"Assets":[` + asset("asset1", "blue", 5, "Tomoko", 300) + "," + asset("asset2", "red", 5, "Brad", 400) + `],"Bookmark":"` + behindAsset2 + `","Count":2}`, ""},
+		{"QueryAssetsPage", []string{bySize, "9", behindAsset2}, `{"Assets":[` + asset("asset3", "green", 10, "Jin Soo", 500) + "," + asset("asset4", "yellow", 10, "Max", 600) + `],"Bookmark":"` + behindAsset4 + `","Count":2}`, ""},
+		{"QueryAssetsPage", []string{bySize, "9", behindAsset4}, `{"Assets":[],"Bookmark":"` + behindAsset4 + `","Count":0}`, ""},
+		{"QueryAssetsPage", []string{bySize, "9", "asset2"}, "", "the bookmark is damaged"},
+		{"QueryAssetsPage", []string{bySize, "0", ""}, "", `pageSize "0" is not a number from 1 to 1000`},
 		{"GetAssetsByRange", []string{"asset2", "asset3", "9", ""}, `{"Assets":[` + asset("asset2", "red", 5, "Brad", 400) + `],"Bookmark":"","Count":1}`, ""},
 	} {
 		out, err := p.Submit(c.name, c.args...)

@@ -21,7 +21,8 @@ const (
 )
 
 // Page is what a query with pagination says of its page. Bookmark starts the
-// next page; it is "" after the last.
+// next page. Of a range it is "" after the last; of a rich query it never is, and
+// a page of fewer rows than asked for is the last.
 type Page struct {
 	Count    int32
 	Bookmark string
@@ -86,11 +87,18 @@ func (s *Stub) page(start, end string, pageSize int32, bookmark string) ([]*quer
 	if pageSize <= 0 {
 		return nil, Page{}, fmt.Errorf("page size %d is not positive", pageSize)
 	}
+	return s.pageOf(pageSize, bookmark, func(md []byte) (*peerpb.QueryResponse, error) {
+		return s.query(peerpb.ChaincodeMessage_GET_STATE_BY_RANGE, &peerpb.GetStateByRange{StartKey: start, EndKey: end, Metadata: md})
+	})
+}
+
+// pageOf asks for one page with the metadata that says which.
+func (s *Stub) pageOf(pageSize int32, bookmark string, ask func(metadata []byte) (*peerpb.QueryResponse, error)) ([]*queryresultpb.KV, Page, error) {
 	md, err := proto.Marshal(&peerpb.QueryMetadata{PageSize: pageSize, Bookmark: bookmark})
 	if err != nil {
 		return nil, Page{}, fmt.Errorf("bookmark: %w", err)
 	}
-	resp, err := s.query(peerpb.ChaincodeMessage_GET_STATE_BY_RANGE, &peerpb.GetStateByRange{StartKey: start, EndKey: end, Metadata: md})
+	resp, err := ask(md)
 	if err != nil {
 		return nil, Page{}, err
 	}

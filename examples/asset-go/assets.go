@@ -27,8 +27,8 @@ type Asset struct {
 	Size           int
 }
 
-// AssetPage is one page of a range of assets. Bookmark starts the next; it is ""
-// after the last.
+// AssetPage is one page of assets. Bookmark starts the next; of a range it is ""
+// after the last, of a query the last page is one that is not full.
 type AssetPage struct {
 	Assets   []Asset
 	Bookmark string
@@ -64,6 +64,8 @@ var functions = map[string]function{
 	"GetAssetsByRange": {[]string{"start", "end", "pageSize", "bookmark"}, getAssetsByRange},
 	"GetAssetsByOwner": {[]string{"owner"}, getAssetsByOwner},
 	"GetAssetHistory":  {[]string{"id"}, getAssetHistory},
+	"QueryAssets":      {[]string{"query"}, queryAssets},
+	"QueryAssetsPage":  {[]string{"query", "pageSize", "bookmark"}, queryAssetsPage},
 }
 
 // Init has nothing to do; InitLedger fills the register if that is wanted.
@@ -77,7 +79,7 @@ func (Assets) Invoke(stub *shim.Stub) shim.Response {
 	}
 	f, ok := functions[name]
 	if !ok {
-		return shim.Error(fmt.Sprintf("function %q does not exist; there are CreateAsset, ReadAsset, UpdateAsset, TransferAsset, DeleteAsset, AssetExists, GetAllAssets, GetAssetsByRange, GetAssetsByOwner, GetAssetHistory and InitLedger", name))
+		return shim.Error(fmt.Sprintf("function %q does not exist; there are CreateAsset, ReadAsset, UpdateAsset, TransferAsset, DeleteAsset, AssetExists, GetAllAssets, GetAssetsByRange, GetAssetsByOwner, GetAssetHistory, QueryAssets, QueryAssetsPage and InitLedger", name))
 	}
 	if len(args) != len(f.params) {
 		return shim.Error(fmt.Sprintf("%s takes %d arguments (%s) but got %d", name, len(f.params), strings.Join(f.params, ", "), len(args)))
@@ -202,23 +204,15 @@ func getAllAssets(stub *shim.Stub, _ []string) (any, error) {
 }
 
 func getAssetsByRange(stub *shim.Stub, args []string) (any, error) {
-	size, err := strconv.ParseInt(args[2], 10, 32)
-	if err != nil || size < 1 || size > 1000 {
-		return nil, fmt.Errorf("pageSize %q is not a number from 1 to 1000", args[2])
-	}
-	rows, page, err := stub.GetStateByRangeWithPagination(args[0], args[1], int32(size), args[3])
+	size, err := pageSize(args[2])
 	if err != nil {
 		return nil, err
 	}
-	out := AssetPage{Assets: []Asset{}, Bookmark: page.Bookmark, Count: page.Count}
-	for _, kv := range rows {
-		a, err := decode(kv)
-		if err != nil {
-			return nil, err
-		}
-		out.Assets = append(out.Assets, *a)
+	rows, page, err := stub.GetStateByRangeWithPagination(args[0], args[1], size, args[3])
+	if err != nil {
+		return nil, err
 	}
-	return out, nil
+	return newPage(rows, page)
 }
 
 func getAssetsByOwner(stub *shim.Stub, args []string) (any, error) {

@@ -61,6 +61,16 @@ try {
   const range = JSON.parse(utf8.decode(await one.contract.evaluateTransaction('GetAssetsByRange', id, id + '~', '10', '')));
   say('range', { page: range });
 
+  // A rich query in pages of one, until a page is not full.
+  const query = JSON.stringify({ selector: { ID: { $beginsWith: id } }, sort: [{ ID: 'desc' }] });
+  const found = [];
+  for (let bookmark = '', count = 1; count === 1;) {
+    const page = JSON.parse(utf8.decode(await one.contract.evaluateTransaction('QueryAssetsPage', query, '1', bookmark)));
+    found.push(...page.Assets.map((a) => a.ID));
+    ({ Bookmark: bookmark, Count: count } = page);
+  }
+  say('query', { found });
+
   // Offline signing: digest out, signature in.
   const unsigned = one.contract.newProposal('UpdateAsset', { arguments: [id, 'red', '6', 'Grace', '1400'] });
   say('offline', { digest: Buffer.from(unsigned.getDigest()).toString('hex').length });

@@ -80,17 +80,7 @@ class AssetContract extends Contract {
     }
 
     async GetAssetsByRange(ctx, start, end, pageSize, bookmark) {
-        const size = Number(pageSize);
-        if (!/^[0-9]+$/.test(pageSize) || size < 1 || size > 1000) {
-            throw new Error(`pageSize "${pageSize}" is not a number from 1 to 1000`);
-        }
-        const { iterator, metadata } = await ctx.stub.getStateByRangeWithPagination(start, end, size, bookmark);
-        const page = { Assets: [], Bookmark: metadata.bookmark, Count: metadata.fetchedRecordsCount };
-        for (let row = await iterator.next(); !row.done; row = await iterator.next()) {
-            page.Assets.push(decode(row.value.key, row.value.value));
-        }
-        await iterator.close();
-        return JSON.stringify(page);
+        return onePage(await ctx.stub.getStateByRangeWithPagination(start, end, size(pageSize), bookmark));
     }
 
     async GetAssetsByOwner(ctx, owner) {
@@ -115,6 +105,20 @@ class AssetContract extends Contract {
             changes.push(change);
         }
         return JSON.stringify(changes);
+    }
+
+    // QueryAssets runs a rich query in CouchDB's selector syntax. The query must give
+    // whole assets: without fields, or with all of them.
+    async QueryAssets(ctx, query) {
+        const found = [];
+        for await (const { key, value } of ctx.stub.getQueryResult(query)) {
+            found.push(decode(key, value));
+        }
+        return JSON.stringify(found);
+    }
+
+    async QueryAssetsPage(ctx, query, pageSize, bookmark) {
+        return onePage(await ctx.stub.getQueryResultWithPagination(query, size(pageSize), bookmark));
     }
 
     // unknownTransaction answers calls of functions that are not there.
@@ -155,6 +159,23 @@ function number(name, text) {
         throw new Error(`${name} "${text}" is not a whole number from 0 on`);
     }
     return n;
+}
+
+function size(pageSize) {
+    const n = Number(pageSize);
+    if (!/^[0-9]+$/.test(pageSize) || n < 1 || n > 1000) {
+        throw new Error(`pageSize "${pageSize}" is not a number from 1 to 1000`);
+    }
+    return n;
+}
+
+async function onePage({ iterator, metadata }) {
+    const page = { Assets: [], Bookmark: metadata.bookmark, Count: metadata.fetchedRecordsCount };
+    for (let row = await iterator.next(); !row.done; row = await iterator.next()) {
+        page.Assets.push(decode(row.value.key, row.value.value));
+    }
+    await iterator.close();
+    return JSON.stringify(page);
 }
 
 async function read(ctx, id) {
