@@ -80,6 +80,13 @@ func (q *queue) doThen(ctx context.Context, op string, f func(*session) error, a
 }
 
 func (q *queue) submit(ctx context.Context, op string, f func(*session) error, once bool, after func(error)) error {
+	// Were it left to the select below, an ended context would win only by chance.
+	if err := ctx.Err(); err != nil {
+		if after != nil {
+			after(err)
+		}
+		return fmt.Errorf("%s: %w", op, err)
+	}
 	j := jobs.Get().(*job)
 	j.run, j.once, j.after, j.state, j.place = f, once, after, waiting, nil
 	asked, queued, err := q.hand(j)
