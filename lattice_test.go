@@ -26,7 +26,8 @@ channel/configtx       policy msp bccsp
 channel/lifecycle      -
 ledger/rwset           -
 ledger/seal            bccsp
-ledger/provenance      bccsp
+ledger/translog        -
+ledger/provenance      bccsp ledger/translog
 ledger/evidence        -
 ledger                 ledger bccsp
 chaincode              -
