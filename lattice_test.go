@@ -41,8 +41,8 @@ appliance              appliance channel ordering chaincode ledger acl policy ms
 firmware-profiles      -
 examples               chaincode/shim chaincode/chaincodetest policy acl
 cmd/strongroom/devnet  firmware-profiles
-cmd/strongroom-audit   appliance/version ledger/evidence ledger/provenance channel/configtx policy msp bccsp
-cmd/strongroom         appliance bccsp chaincode/ccpackage channel/configtx ledger/evidence cmd/strongroom/devnet
+cmd/strongroom-audit   appliance/version ledger/evidence ledger/provenance ledger/translog channel/configtx policy msp bccsp
+cmd/strongroom         appliance bccsp chaincode/ccpackage channel/configtx ledger/evidence ledger/translog cmd/strongroom/devnet
 `
 
 // onlyHere are packages that nothing but the named folders may import.

@@ -5,6 +5,7 @@ package statements
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -35,6 +36,7 @@ type Statements interface {
 	Checkpoint(ctx context.Context) ([]byte, error)
 	InclusionProof(number, size uint64) (index uint64, proof []translog.Hash, err error)
 	ConsistencyProof(old, size uint64) ([]translog.Hash, error)
+	SignPack(ctx context.Context, sums [sha256.Size]byte, from, to uint64, requester provenance.Identity) ([]byte, error)
 }
 
 // Config is what a Service needs.
@@ -64,7 +66,8 @@ func (s *Service) Name() string { return Name }
 
 // Invoke answers GetSigner CHANNEL, GetStatement CHANNEL NUMBER, and for the
 // transparency log GetCheckpoint CHANNEL, GetInclusionProof CHANNEL NUMBER SIZE and
-// GetConsistencyProof CHANNEL OLD SIZE. The channel must be the proposal's own.
+// GetConsistencyProof CHANNEL OLD SIZE, and SignPack for an evidence pack. The channel
+// must be the proposal's own.
 func (s *Service) Invoke(ctx context.Context, call *endorser.Call) (*peerpb.Response, error) {
 	if len(call.Args) < 2 {
 		return endorser.Failure("give a function and a channel, as GetStatement main 7"), nil
@@ -92,8 +95,10 @@ func (s *Service) Invoke(ctx context.Context, call *endorser.Call) (*peerpb.Resp
 		return s.checkpoint(ctx, call)
 	case "GetInclusionProof", "GetConsistencyProof":
 		return s.proof(call)
+	case "SignPack":
+		return s.sign(ctx, call)
 	}
-	return endorser.Failure("function %q is not offered: use GetSigner, GetStatement, GetCheckpoint, GetInclusionProof or GetConsistencyProof", call.Function()), nil
+	return endorser.Failure("function %q is not offered: use GetSigner, GetStatement, GetCheckpoint, GetInclusionProof, GetConsistencyProof or SignPack", call.Function()), nil
 }
 
 func (s *Service) statement(call *endorser.Call) (*peerpb.Response, error) {

@@ -81,6 +81,19 @@ func ParseNote(note, spki []byte) (*Checkpoint, []byte, error) {
 	return c, sig, nil
 }
 
+// NoteSize is the size that a checkpoint speaks about; nothing else of it is checked.
+func NoteSize(note []byte) (uint64, error) {
+	lines := strings.SplitN(string(note), "\n", 3)
+	if len(lines) < 3 {
+		return 0, errors.New("checkpoint has no size")
+	}
+	size, err := strconv.ParseUint(lines[1], 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("checkpoint: size %q is not a number", lines[1])
+	}
+	return size, nil
+}
+
 // proofHeader is the first line of a C2SP tlog-proof.
 const proofHeader = "c2sp.org/tlog-proof@v1"
 
