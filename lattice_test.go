@@ -41,7 +41,7 @@ appliance              appliance channel ordering chaincode ledger acl policy ms
 firmware-profiles      -
 examples               chaincode/shim chaincode/chaincodetest policy acl
 cmd/strongroom/devnet  firmware-profiles
-cmd/strongroom-audit   appliance/version ledger/evidence ledger/provenance ledger/translog channel/configtx policy msp bccsp
+cmd/strongroom-audit   appliance/version ledger/evidence ledger channel policy msp bccsp
 cmd/strongroom         appliance bccsp chaincode/ccpackage channel/configtx ledger/evidence ledger/translog cmd/strongroom/devnet
 `
 

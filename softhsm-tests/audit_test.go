@@ -57,7 +57,11 @@ func TestAudit(t *testing.T) {
 		From, To, Transactions uint64
 		ConfigHash             string
 		Log                    struct{ Size, Statements uint64 }
-		Members                []struct {
+		Replay                 struct {
+			Blocks uint64
+			Reason string
+		}
+		Members []struct {
 			MSPID               string
 			Submitted, Endorsed int
 		}
@@ -71,6 +75,9 @@ func TestAudit(t *testing.T) {
 	}
 	if report.To+1 != n.height(t) || report.Transactions < report.To || report.Log.Statements != report.To+1 || report.Log.Size < report.To+1 {
 		t.Errorf("the report counts %+v at height %d", report, n.height(t))
+	}
+	if report.Replay.Blocks != report.To+1 || report.Replay.Reason != "" {
+		t.Errorf("verdicts were computed again on %+v, not on all %d blocks", report.Replay, report.To+1)
 	}
 	endorsed := map[string]int{}
 	for _, m := range report.Members {
@@ -87,8 +94,8 @@ func TestAudit(t *testing.T) {
 	}
 	part := filepath.Join(t.TempDir(), "part.tar.gz")
 	n.admin(t, "org2", "audit", "export", "main", "--from", "3", "--to", fmt.Sprint(report.To), "--out", part)
-	if _, err := n.audit(part); err != nil {
-		t.Error(err)
+	if out, err := n.audit(part); err != nil || !strings.Contains(out, "does not begin with block 0") {
+		t.Errorf("%s\n%v", out, err)
 	}
 
 	name := func(kind string, number uint64, suffix string) string {

@@ -31,6 +31,7 @@ type Report struct {
 	Devices      []string       `json:"devices"`  // HSMs, software and policy engines that the statements name
 	Files        int            `json:"files"`
 	Log          *LogReport     `json:"log"` // null without a good checkpoint
+	Replay       ReplayReport   `json:"replay"`
 	Transactions int64          `json:"transactions"`
 	Codes        map[string]int `json:"codes"`
 	Signatures   int64          `json:"signatures"` // that were checked and are good
@@ -47,6 +48,12 @@ type LogReport struct {
 	Root       string `json:"root"`
 	First      uint64 `json:"first"`      // number in the log of the range's first statement
 	Statements uint64 `json:"statements"` // of the range that are proven to be in it
+}
+
+// ReplayReport says whether the peer's verdicts were computed again.
+type ReplayReport struct {
+	Blocks uint64 `json:"blocks"` // whose verdicts were
+	Reason string `json:"reason"` // why not all; "" if all were
 }
 
 // Member is who signed valid transactions, and how many.
@@ -110,6 +117,11 @@ func (r *Report) print(w io.Writer, format string) error {
 	fmt.Fprintf(w, "exported      %s\n", r.Exported)
 	if r.Log != nil {
 		fmt.Fprintf(w, "log           %d statements proven in a log of %d with root %s\n", r.Log.Statements, r.Log.Size, r.Log.Root)
+	}
+	if r.Replay.Reason == "" {
+		fmt.Fprintf(w, "verdicts      all computed again, on %d blocks\n", r.Replay.Blocks)
+	} else {
+		fmt.Fprintf(w, "verdicts      computed again on %d blocks: %s\n", r.Replay.Blocks, r.Replay.Reason)
 	}
 	fmt.Fprintf(w, "files         %d\n", r.Files)
 	fmt.Fprintf(w, "transactions  %d %v\n", r.Transactions, r.Codes)

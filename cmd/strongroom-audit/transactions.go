@@ -54,6 +54,9 @@ func (a *auditor) transactions(ctx context.Context, raw *commonpb.Block) error {
 			a.find(block.Number(), "transaction %d (%s) is called valid: %v", i, block.Txs[i].TxID(), err)
 		}
 	}
+	if err := a.replayBlock(ctx, block, raw, flags); err != nil {
+		return err
+	}
 	return a.configure(ctx, block, flags)
 }
 

@@ -36,6 +36,9 @@ unpacked to, in one pass:
   - the ordering service's signatures, under the channel's BlockValidation policy;
   - for every transaction that the peer called valid, its creator's signature and its
     endorsements, with certificate chains and revocation lists of the channel's MSPs;
+  - if the pack begins with block 0, every verdict: endorsement policies, chaincode
+    definitions, versions and phantoms are decided again on a temporary ledger, and the
+    commit hash with them;
   - configuration updates, under the channel's own modification policies;
   - for every block, the statement that the peer's HSM signed: its signature, its
     subject, its chain, and that it says of the block what the block says of itself;
@@ -98,11 +101,12 @@ type auditor struct {
 	next     uint64 // block to check next
 	parts    [4][]byte
 	members  members
+	replay   *replay // nil where it is not possible, or not any more
 }
 
 // verify checks a pack. An error means that it could not be checked; what does not
 // verify is a finding.
-func verify(ctx context.Context, path, configHash string, progress io.Writer) (*Report, error) {
+func verify(ctx context.Context, path, configHash string, progress io.Writer) (_ *Report, err error) {
 	pack, err := evidence.Open(path)
 	if err != nil {
 		return nil, err
@@ -120,6 +124,7 @@ func verify(ctx context.Context, path, configHash string, progress io.Writer) (*
 		sums:     sums{},
 		once:     map[string][]byte{},
 	}
+	defer func() { err = errors.Join(err, a.endReplay()) }()
 	for {
 		file, err := pack.Next()
 		if errors.Is(err, io.EOF) {
@@ -260,7 +265,15 @@ func (a *auditor) trust(ctx context.Context) error {
 	a.report.Signer = fmt.Sprintf("%s of %s", a.signer.Certificate.Subject, info.MSPID)
 	a.info, a.next = info, info.From
 	a.checkpoint(ctx)
-	return a.organisations(block)
+	if err := a.organisations(block); err != nil {
+		return err
+	}
+	if info.From > 0 {
+		a.report.Replay.Reason = "the pack does not begin with block 0"
+		return nil
+	}
+	a.replay, err = newReplay(ctx, info.Channel, a.deps.Engine)
+	return err
 }
 
 // checkpoint checks the log's checkpoint. Without a good one no proof holds.
