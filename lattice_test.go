@@ -26,7 +26,8 @@ channel/configtx       policy msp bccsp
 channel/lifecycle      -
 ledger/rwset           -
 ledger/seal            bccsp
-ledger/provenance      bccsp
+ledger/translog        -
+ledger/provenance      bccsp ledger/translog
 ledger/evidence        -
 ledger/selector        -
 ledger                 ledger bccsp
@@ -43,8 +44,8 @@ firmware-profiles      -
 softhsm-tests/faulty   -
 examples               chaincode/shim chaincode/chaincodetest policy acl
 cmd/strongroom/devnet  firmware-profiles
-cmd/strongroom-audit   appliance/version ledger/evidence ledger/provenance channel/configtx policy msp bccsp
-cmd/strongroom         appliance bccsp chaincode/ccpackage channel/configtx ledger/evidence cmd/strongroom/devnet firmware-profiles
+cmd/strongroom-audit   appliance/version ledger/evidence ledger channel policy msp bccsp
+cmd/strongroom         appliance bccsp chaincode/ccpackage channel/configtx ledger/evidence ledger/translog cmd/strongroom/devnet firmware-profiles
 `
 
 // onlyHere are packages that nothing but the named folders may import.

@@ -192,6 +192,7 @@ func (c *channels) run(j *joined, log *slog.Logger) {
 	ctx, cancel := context.WithCancel(c.ctx)
 	defer cancel()
 	c.running.Go(func() { c.watchEndpoints(ctx, j, log) })
+	c.running.Go(func() { checkpoints(ctx, j, log) })
 	if err := j.Run(ctx); err != nil && c.ctx.Err() == nil {
 		log.Error("the channel stopped: restart the peer after mending the cause", "error", err)
 	}

@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto"
 	"crypto/sha256"
+	"encoding/base64"
 	"fmt"
+	"strings"
 )
 
 // DigestSigner is one private key in a token, as a driver offers it to this
@@ -67,6 +69,16 @@ func (s *Signer) SignBlock(ctx context.Context, value, signatureHeader, blockHea
 func (s *Signer) SignStatement(ctx context.Context, payloadType string, body []byte) ([]byte, error) {
 	head := fmt.Sprintf("DSSEv1 %d %s %d ", len(payloadType), payloadType, len(body))
 	return s.sign(ctx, []byte(head), body)
+}
+
+// SignCheckpoint signs the text of a transparency log's checkpoint (C2SP
+// tlog-checkpoint): origin, size and root, a line each. The origin must begin with
+// "strongroom/" and be one line.
+func (s *Signer) SignCheckpoint(ctx context.Context, origin string, size uint64, root [sha256.Size]byte) ([]byte, error) {
+	if !strings.HasPrefix(origin, "strongroom/") || strings.ContainsAny(origin, "\n\r +") {
+		return nil, fmt.Errorf("checkpoint's origin %q does not name a log: it is strongroom/CHANNEL/KEY", origin)
+	}
+	return s.sign(ctx, fmt.Appendf(nil, "%s\n%d\n%s\n", origin, size, base64.StdEncoding.EncodeToString(root[:])))
 }
 
 func (s *Signer) sign(ctx context.Context, parts ...[]byte) ([]byte, error) {

@@ -40,6 +40,8 @@ func TestSignerSignsWhatThePurposeSays(t *testing.T) {
 		"config update": {func() ([]byte, error) { return s.SignConfigUpdate(ctx, a, b) }, "firstsecond"},
 		"block":         {func() ([]byte, error) { return s.SignBlock(ctx, a, b, c) }, "firstsecondthird"},
 		"statement":     {func() ([]byte, error) { return s.SignStatement(ctx, "text/plain", a) }, "DSSEv1 10 text/plain 5 first"},
+		"checkpoint": {func() ([]byte, error) { return s.SignCheckpoint(ctx, "strongroom/main/key", 7, [32]byte{}) },
+			"strongroom/main/key\n7\nAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n"},
 	} {
 		sig, err := tt.sign()
 		if err != nil || string(sig) != "signature" {

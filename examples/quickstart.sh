@@ -35,9 +35,9 @@ fi
 echo "A search of all data folders for the colour $color finds nothing."
 
 say "4. Provenance: what the peer's HSM signed, checked by the auditor's tool without it"
-rm -rf "$dir/export"
-run "$bin/strongroom" ledger export main --config "$dir/org1/admin.yaml" --out "$dir/export"
-run "$bin/strongroom-audit" verify "$dir/export"
+rm -f "$dir/pack.tar.zst"
+run "$bin/strongroom" audit export main --config "$dir/org1/admin.yaml" --out "$dir/pack.tar.zst"
+run "$bin/strongroom-audit" verify "$dir/pack.tar.zst" --html "$dir/report.html"
 
 cat <<TEXT
 

@@ -11,7 +11,7 @@ import (
 	"testing"
 )
 
-// export submits a few transactions and exports the channel.
+// export submits a few transactions and exports the channel as a pack.
 func (n network) export(t *testing.T) string {
 	t.Helper()
 	u := n.dialUser(t, "org1")
@@ -20,8 +20,18 @@ func (n network) export(t *testing.T) string {
 			t.Fatal(err)
 		}
 	}
-	dir := filepath.Join(t.TempDir(), "export")
-	n.admin(t, "org1", "ledger", "export", "main", "--out", dir)
+	pack := filepath.Join(t.TempDir(), "pack.tar.zst")
+	n.admin(t, "org1", "audit", "export", "main", "--out", pack)
+	return pack
+}
+
+// unpack unpacks a pack with the system's tar.
+func unpack(t *testing.T, pack string) string {
+	t.Helper()
+	dir := t.TempDir()
+	if _, err := command(exec.Command("tar", "--zstd", "-xf", pack, "-C", dir)); err != nil {
+		t.Fatal(err)
+	}
 	return dir
 }
 
@@ -29,18 +39,32 @@ func (n network) audit(args ...string) (string, error) {
 	return command(exec.Command(filepath.Join(n.bin, "strongroom-audit"), append([]string{"verify"}, args...)...))
 }
 
-// TestAudit verifies an export, a later part of the channel, and refuses every kind
-// of tampering with the right words.
+// TestAudit verifies a pack, unpacked and not, a later part of the channel, and
+// refuses every kind of tampering with the right words.
 func TestAudit(t *testing.T) {
 	n := start(t)
-	dir := n.export(t)
-	out, err := n.audit(dir)
+	pack := n.export(t)
+	page := filepath.Join(t.TempDir(), "report.html")
+	out, err := n.audit(pack, "--html", page)
 	if err != nil || !strings.Contains(out, "VERIFIED") {
 		t.Fatalf("%s\n%v", out, err)
 	}
+	if text, err := os.ReadFile(page); err != nil || !strings.Contains(string(text), "<b>Verified.</b>") || !strings.Contains(string(text), "Org1MSP") {
+		t.Errorf("the page says\n%s\n%v", text, err)
+	}
+	dir := unpack(t, pack)
 	var report struct {
-		To, Transactions uint64
-		ConfigHash       string
+		From, To, Transactions uint64
+		ConfigHash             string
+		Log                    struct{ Size, Statements uint64 }
+		Replay                 struct {
+			Blocks uint64
+			Reason string
+		}
+		Members []struct {
+			MSPID               string
+			Submitted, Endorsed int
+		}
 	}
 	out, err = n.audit(dir, "--output", "json")
 	if err != nil {
@@ -49,19 +73,29 @@ func TestAudit(t *testing.T) {
 	if err := json.Unmarshal([]byte(out), &report); err != nil {
 		t.Fatal(err)
 	}
-	if report.To+1 != n.height(t) || report.Transactions < report.To {
+	if report.To+1 != n.height(t) || report.Transactions < report.To || report.Log.Statements != report.To+1 || report.Log.Size < report.To+1 {
 		t.Errorf("the report counts %+v at height %d", report, n.height(t))
 	}
-	if _, err := n.audit(dir, "--config-hash", report.ConfigHash); err != nil {
+	if report.Replay.Blocks != report.To+1 || report.Replay.Reason != "" {
+		t.Errorf("verdicts were computed again on %+v, not on all %d blocks", report.Replay, report.To+1)
+	}
+	endorsed := map[string]int{}
+	for _, m := range report.Members {
+		endorsed[m.MSPID] += m.Endorsed
+	}
+	if endorsed["Org1MSP"] < 3 || endorsed["Org2MSP"] < 3 {
+		t.Errorf("the report's members are %+v", report.Members)
+	}
+	if _, err := n.audit(pack, "--config-hash", report.ConfigHash); err != nil {
 		t.Error(err)
 	}
-	if _, err := n.audit(dir, "--config-hash", strings.Repeat("0", 64)); err == nil || !strings.Contains(err.Error(), "not the channel you know") {
+	if _, err := n.audit(pack, "--config-hash", strings.Repeat("0", 64)); err == nil || !strings.Contains(err.Error(), "not the channel you know") {
 		t.Errorf("another channel's hash: %v", err)
 	}
-	part := filepath.Join(t.TempDir(), "part")
-	n.admin(t, "org2", "ledger", "export", "main", "--from", "3", "--to", fmt.Sprint(report.To), "--out", part)
-	if _, err := n.audit(part); err != nil {
-		t.Error(err)
+	part := filepath.Join(t.TempDir(), "part.tar.gz")
+	n.admin(t, "org2", "audit", "export", "main", "--from", "3", "--to", fmt.Sprint(report.To), "--out", part)
+	if out, err := n.audit(part); err != nil || !strings.Contains(out, "does not begin with block 0") {
+		t.Errorf("%s\n%v", out, err)
 	}
 
 	name := func(kind string, number uint64, suffix string) string {
@@ -72,15 +106,37 @@ func TestAudit(t *testing.T) {
 		tamper func(t *testing.T, dir string)
 		want   string
 	}{
-		"a byte of a transaction": {flip(name("blocks", last, ".block"), 0.5), fmt.Sprintf("block %d", last)},
-		"a byte of the header":    {flip(name("headers", last, ".der"), 0.9), "header"},
-		"a statement's signature": {replaceSignature(name("statements", last, ".sigstore.json")), "statement"},
+		"a byte of a transaction":     {flip(name("blocks", last, ".block"), 0.5), fmt.Sprintf("block %d", last)},
+		"a byte of the header":        {flip(name("headers", last, ".der"), 0.9), "header"},
+		"a byte of a proof":           {flip(name("proofs", last, ".tlog-proof"), 0.3), "transparency log"},
+		"a byte of the checkpoint":    {flip("checkpoint", 0.9), "checkpoint"},
+		"a byte of the sums":          {flip("SHA256SUMS", 0.5), "pack's statement is not about this SHA256SUMS"},
+		"a byte of their signature":   {replaceSignature("SHA256SUMS.sigstore.json"), "SHA256SUMS.sigstore.json"},
+		"a byte of the text":          {flip("VERIFY.md", 0.5), "VERIFY.md was changed"},
+		"a byte of a root":            {flip("msp/Org1MSP/root-0.pem", 0.5), "is not what config.block says"},
+		"a byte of the configuration": {flip("config.block", 0.5), "config.block"},
+		"a byte of the signer":        {flip("signer.pem", 0.5), "signer.pem"},
+		"another channel's name":      {replaceText("pack.json", "\"main\"", "\"mein\""), "config.block is of channel"},
+		"a statement's signature":     {replaceSignature(name("statements", last, ".sigstore.json")), "statement"},
 		"statements swapped": {swap(name("statements", last, ".sigstore.json"), name("statements", before, ".sigstore.json")),
 			"statement"},
-		"blocks swapped":      {swap(name("blocks", last, ".block"), name("blocks", before, ".block")), "holds block"},
-		"a block dropped":     {remove(name("blocks", before, ".block")), "cannot be read"},
-		"a statement dropped": {remove(name("statements", before, ".sigstore.json")), "statement"},
-		"an extra block":      {add(name("blocks", last+1, ".block")), "outside the manifest's range"},
+		"proofs swapped":          {swap(name("proofs", last, ".tlog-proof"), name("proofs", before, ".tlog-proof")), "transparency log"},
+		"blocks swapped":          {swap(name("blocks", last, ".block"), name("blocks", before, ".block")), "holds block"},
+		"a block dropped":         {remove(name("blocks", before, ".block")), ".block is missing"},
+		"a statement dropped":     {remove(name("statements", before, ".sigstore.json")), "sigstore.json is missing"},
+		"a proof dropped":         {remove(name("proofs", before, ".tlog-proof")), "tlog-proof is missing"},
+		"the sums dropped":        {remove("SHA256SUMS"), "SHA256SUMS is missing"},
+		"their signature dropped": {remove("SHA256SUMS.sigstore.json"), "the pack is not signed"},
+		"an extra block":          {add(name("blocks", last+1, ".block")), "outside the pack's range"},
+		"an extra file":           {add("notes.txt"), "notes.txt is not listed"},
+		"an older checkpoint": {func(t *testing.T, dir string) {
+			other := unpack(t, part)
+			data, err := os.ReadFile(filepath.Join(other, "checkpoint"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			write(t, filepath.Join(dir, "checkpoint"), data) // of org2's log
+		}, "checkpoint"},
 		"another signer": {func(t *testing.T, dir string) {
 			pem, err := os.ReadFile(filepath.Join(n.dir, "org1", "identities", "admin.pem"))
 			if err != nil {
@@ -100,13 +156,112 @@ func TestAudit(t *testing.T) {
 			}
 		})
 	}
+	t.Run("every file", func(t *testing.T) { n.flipEach(t, dir, last) })
+	t.Run("archive", func(t *testing.T) { n.tamperArchive(t, pack, dir) })
+	t.Run("VERIFY.md", func(t *testing.T) { followVerify(t, dir, last) })
+}
+
+// flipEach flips a byte at three places of every file that stands once and of every
+// file of the last block.
+func (n network) flipEach(t *testing.T, dir string, last uint64) {
+	err := filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		name, err := filepath.Rel(dir, path)
+		if err != nil {
+			return err
+		}
+		if strings.Count(name, string(filepath.Separator)) == 1 && !strings.Contains(name, fmt.Sprintf("%020d", last)) {
+			return nil
+		}
+		original, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		for _, at := range []float64{0, 0.4, 0.999999} {
+			flip(name, at)(t, dir)
+			if out, err := n.audit(dir); err == nil {
+				t.Errorf("%s with a byte changed at %v of it is accepted:\n%s", name, at, out)
+			}
+			write(t, path, original)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// tamperArchive cuts the archive, changes a byte of it and puts its files into another
+// order.
+func (n network) tamperArchive(t *testing.T, pack, dir string) {
+	data, err := os.ReadFile(pack)
+	if err != nil {
+		t.Fatal(err)
+	}
+	changed := filepath.Join(t.TempDir(), "changed.tar.zst")
+	write(t, changed, data[:len(data)/2])
+	if _, err := n.audit(changed); err == nil || !strings.Contains(err.Error(), "damaged") {
+		t.Errorf("half an archive: %v", err)
+	}
+	data[len(data)/2] ^= 1
+	write(t, changed, data)
+	if _, err := n.audit(changed); err == nil {
+		t.Error("an archive with a byte changed is accepted")
+	}
+	reordered := filepath.Join(t.TempDir(), "reordered.tar.gz")
+	if _, err := command(exec.Command("tar", "-C", dir, "-czf", reordered, "pack.json", "VERIFY.md", "signer.pem", "config.block", "checkpoint")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.audit(reordered); err == nil || !strings.Contains(err.Error(), "reordered") {
+		t.Errorf("an archive in another order: %v", err)
+	}
+}
+
+// followVerify runs the commands of VERIFY.md, which hold for the pack and fail for a
+// changed one.
+func followVerify(t *testing.T, dir string, last uint64) {
+	text, err := os.ReadFile(filepath.Join(dir, "VERIFY.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	script := "set -eu\n"
+	for i, part := range strings.Split(string(text), "```") {
+		if i%2 == 1 {
+			script += strings.TrimPrefix(part, "sh\n")
+		}
+	}
+	script = strings.ReplaceAll(script, "/tmp/", t.TempDir()+"/")
+	run := func() (string, error) {
+		cmd := exec.Command("sh", "-c", script)
+		cmd.Dir = dir
+		return command(cmd)
+	}
+	out, err := run()
+	if err != nil || strings.Count(out, "Verified OK") != 2 || !strings.Contains(out, "signer.pem: OK") || !strings.Contains(out, "statements chained to") {
+		t.Fatalf("%s\n%v", out, err)
+	}
+	for _, name := range []string{"blocks", "statements"} {
+		suffix := map[string]string{"blocks": ".block", "statements": ".sigstore.json"}[name]
+		file := filepath.Join(name, fmt.Sprintf("%020d%s", last, suffix))
+		original, err := os.ReadFile(filepath.Join(dir, file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		flip(file, 0.5)(t, dir)
+		if out, err := run(); err == nil {
+			t.Errorf("VERIFY.md's commands accept a changed %s:\n%s", file, out)
+		}
+		write(t, filepath.Join(dir, file), original)
+	}
 }
 
 // TestStatementWithOpenSSL checks a statement's signature and subject with nothing
 // of ours.
 func TestStatementWithOpenSSL(t *testing.T) {
 	n := start(t)
-	dir := n.export(t)
+	dir := unpack(t, n.export(t))
 	var bundle struct {
 		DSSEEnvelope struct {
 			Payload, PayloadType string
@@ -229,4 +384,18 @@ func remove(file string) func(*testing.T, string) {
 
 func add(file string) func(*testing.T, string) {
 	return func(t *testing.T, dir string) { write(t, filepath.Join(dir, file), []byte("extra")) }
+}
+
+func replaceText(file, old, replacement string) func(*testing.T, string) {
+	return func(t *testing.T, dir string) {
+		data, err := os.ReadFile(filepath.Join(dir, file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		changed := strings.Replace(string(data), old, replacement, 1)
+		if changed == string(data) {
+			t.Fatalf("%s has no %s", file, old)
+		}
+		write(t, filepath.Join(dir, file), []byte(changed))
+	}
 }

@@ -5,6 +5,7 @@ package statements
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -14,6 +15,7 @@ import (
 	"strongroom/appliance/endorser"
 	"strongroom/channel/configtx"
 	"strongroom/ledger/provenance"
+	"strongroom/ledger/translog"
 	"strongroom/wire/peerpb"
 )
 
@@ -28,9 +30,13 @@ type Access interface {
 	Check(ctx context.Context, cfg *configtx.Config, r acl.Request) (acl.Decision, error)
 }
 
-// Statements finds the statement of a block. *provenance.Recorder is one.
+// Statements finds the statement of a block, and proofs that it is in the log. *provenance.Recorder is one.
 type Statements interface {
 	Get(number uint64) ([]byte, error)
+	Checkpoint(ctx context.Context) ([]byte, error)
+	InclusionProof(number, size uint64) (index uint64, proof []translog.Hash, err error)
+	ConsistencyProof(old, size uint64) ([]translog.Hash, error)
+	SignPack(ctx context.Context, sums [sha256.Size]byte, from, to uint64, requester provenance.Identity) ([]byte, error)
 }
 
 // Config is what a Service needs.
@@ -58,8 +64,10 @@ func New(cfg Config) *Service {
 // Name is "provenance".
 func (s *Service) Name() string { return Name }
 
-// Invoke answers GetSigner CHANNEL and GetStatement CHANNEL NUMBER. The channel must
-// be the proposal's own.
+// Invoke answers GetSigner CHANNEL, GetStatement CHANNEL NUMBER, and for the
+// transparency log GetCheckpoint CHANNEL, GetInclusionProof CHANNEL NUMBER SIZE and
+// GetConsistencyProof CHANNEL OLD SIZE, and SignPack for an evidence pack. The channel
+// must be the proposal's own.
 func (s *Service) Invoke(ctx context.Context, call *endorser.Call) (*peerpb.Response, error) {
 	if len(call.Args) < 2 {
 		return endorser.Failure("give a function and a channel, as GetStatement main 7"), nil
@@ -83,8 +91,14 @@ func (s *Service) Invoke(ctx context.Context, call *endorser.Call) (*peerpb.Resp
 		return endorser.Success(s.cfg.Signer), nil
 	case "GetStatement":
 		return s.statement(call)
+	case "GetCheckpoint":
+		return s.checkpoint(ctx, call)
+	case "GetInclusionProof", "GetConsistencyProof":
+		return s.proof(call)
+	case "SignPack":
+		return s.sign(ctx, call)
 	}
-	return endorser.Failure("function %q is not offered: use GetSigner or GetStatement", call.Function()), nil
+	return endorser.Failure("function %q is not offered: use GetSigner, GetStatement, GetCheckpoint, GetInclusionProof, GetConsistencyProof or SignPack", call.Function()), nil
 }
 
 func (s *Service) statement(call *endorser.Call) (*peerpb.Response, error) {

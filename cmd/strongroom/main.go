@@ -44,7 +44,7 @@ the disk, and each block's provenance is signed for auditors.`,
 	}
 	cmd.AddCommand(
 		tokenCommand(), caCommand(), identityCommand(),
-		channelCommand(), chaincodeCommand(), ledgerCommand(),
+		channelCommand(), chaincodeCommand(), ledgerCommand(), auditCommand(),
 		peerCommand(), ordererCommand(), devCommand(), versionCommand(),
 	)
 	return cmd

@@ -14,11 +14,13 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"strongroom/bccsp"
+	"strongroom/ledger/translog"
 )
 
 // StatementSigner is the peer's signing key; *bccsp.Signer is one.
 type StatementSigner interface {
 	SignStatement(ctx context.Context, payloadType string, body []byte) ([]byte, error)
+	SignCheckpoint(ctx context.Context, origin string, size uint64, root [sha256.Size]byte) ([]byte, error)
 	PublicKey() *bccsp.PublicKey
 }
 
@@ -53,9 +55,14 @@ const signersAtOnce = 8
 type Recorder struct {
 	cfg Config
 
-	mu    sync.RWMutex // guards store and last
-	store *store
-	last  [sha256.Size]byte // of the latest payload; meaningless while the store is empty
+	signing sync.Mutex // held while a checkpoint is made; taken before mu
+
+	mu           sync.RWMutex // guards what follows
+	store        *store
+	last         [sha256.Size]byte // of the latest payload; meaningless while the store is empty
+	log          *translog.Log     // nil until it is opened again after a failure
+	note         []byte            // the latest checkpoint, nil before the first
+	checkpointed uint64            // its size
 }
 
 // Open opens or makes the statements of a channel. After a crash it cuts a torn last
@@ -75,12 +82,14 @@ func Open(cfg Config) (*Recorder, error) {
 		return nil, err
 	}
 	r := &Recorder{cfg: cfg, store: s}
-	if s.empty() {
-		return r, nil
+	if !s.empty() {
+		var line []byte
+		if line, err = s.get(s.next - 1); err == nil {
+			err = r.resume(line)
+		}
 	}
-	line, err := s.get(s.next - 1)
 	if err == nil {
-		err = r.resume(line)
+		err = r.openLog()
 	}
 	if err != nil {
 		return nil, errors.Join(err, s.close())
@@ -166,6 +175,7 @@ func (r *Recorder) Record(ctx context.Context, facts ...Facts) error {
 		return fmt.Errorf("keep statements of channel %q from block %d on: %w", r.cfg.Channel, start, err)
 	}
 	r.last = sum
+	r.grow(bundles)
 	return nil
 }
 

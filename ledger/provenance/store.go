@@ -228,9 +228,14 @@ func (s *store) write(lines [][]byte) error {
 	return nil
 }
 
+// fileOf is the index of the file that a statement belongs into, -1 before the first.
+func (s *store) fileOf(number uint64) int {
+	return sort.Search(len(s.firsts), func(i int) bool { return s.firsts[i] > number }) - 1
+}
+
 // get returns a statement's line without its end.
 func (s *store) get(number uint64) ([]byte, error) {
-	i := sort.Search(len(s.firsts), func(i int) bool { return s.firsts[i] > number }) - 1
+	i := s.fileOf(number)
 	if i < 0 || number >= s.next {
 		return nil, fmt.Errorf("block %d: %w", number, ErrNotFound)
 	}
