@@ -20,7 +20,7 @@ import (
 
 func ledgerCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "ledger", Short: "Look at a channel's ledger and export it for auditors"}
-	cmd.AddCommand(ledgerInfoCommand(), ledgerExportCommand())
+	cmd.AddCommand(ledgerInfoCommand(), ledgerExportCommand(), ledgerReplayCommand())
 	return cmd
 }
 
