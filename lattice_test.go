@@ -41,6 +41,7 @@ firmware-profiles      -
 examples               chaincode/shim chaincode/chaincodetest policy acl
 cmd/strongroom/devnet  firmware-profiles
 cmd/strongroom-audit   appliance/version ledger/evidence ledger/provenance channel/configtx policy msp bccsp
+cmd/strongroom-load    -
 cmd/strongroom         appliance bccsp chaincode/ccpackage channel/configtx ledger/evidence cmd/strongroom/devnet
 `
 

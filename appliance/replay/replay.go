@@ -130,10 +130,10 @@ type run struct {
 	recorder *provenance.Recorder
 	channel  *channel.Channel
 
-	elapsed              time.Duration // in Channel.Replay
-	bare, pool           uint64        // checks of the baselines
-	bareTime, poolTime   time.Duration
-	checksBefore, checks uint64
+	elapsed            time.Duration // in Channel.Replay
+	checks             uint64        // in that time
+	bare, pool         uint64        // checks of the baselines
+	bareTime, poolTime time.Duration
 
 	mu sync.Mutex // guards report.Stages
 }
