@@ -104,6 +104,9 @@ func openNode(ctx context.Context, log *slog.Logger, n config.Node, t config.Tok
 			return nil, err
 		}
 		nd.ops.AddCheck("hsm", nd.token.Healthy)
+		if ops.Pprof {
+			nd.ops.EnableProfiles()
+		}
 	}
 	return nd, nil
 }
