@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"strongroom/appliance"
 	"strongroom/appliance/replay"
 	"strongroom/bccsp/pkcs11"
 )
@@ -42,6 +43,7 @@ FOLDER has files block-NNNNNN.pb (common.Block), or is a .tar or .tar.zst of suc
 			if err := f.environment(); err != nil {
 				return err
 			}
+			appliance.CollectEarly() // as a peer does
 			ctx := cmd.Context()
 			if c.Token, err = pkcs11.Open(ctx, pkcs11.Config{
 				Module: f.module, TokenLabel: f.label, PIN: f.pin(), Sessions: sessions, WrappingKeyLabel: wrappingKey,
