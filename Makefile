@@ -16,7 +16,7 @@ setup-test: ## install what testing needs
 
 build: setup ## build the binaries into bin/
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/strongroom ./examples/asset-go
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/strongroom-audit
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/strongroom-audit ./cmd/strongroom-load
 
 quickstart: build ## a network, real transactions, sealed bytes, verified provenance
 	@examples/quickstart.sh

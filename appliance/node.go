@@ -151,6 +151,9 @@ func openNode(ctx context.Context, log *slog.Logger, n config.Node, t config.Tok
 			return nil, err
 		}
 		nd.ops.AddCheck("hsm", nd.group.Healthy)
+		if ops.Pprof {
+			nd.ops.EnableProfiles()
+		}
 	}
 	return nd, nil
 }

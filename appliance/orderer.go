@@ -28,6 +28,7 @@ func RunOrderer(ctx context.Context, c *config.Orderer, logTo io.Writer) (err er
 	if err := harden(); err != nil {
 		return err
 	}
+	CollectEarly()
 	log := newLogger(c.Log, c.Node.Name, logTo)
 	n, err := openNode(ctx, log, c.Node, c.Token, c.Verifiers, c.Operations)
 	if err != nil {

@@ -49,6 +49,7 @@ func RunPeer(ctx context.Context, c *config.Peer, logTo io.Writer) (err error) {
 	if err := harden(); err != nil {
 		return err
 	}
+	CollectEarly()
 	log := newLogger(c.Log, c.Node.Name, logTo)
 	n, err := openNode(ctx, log, c.Node, c.Token, c.Verifiers, c.Operations)
 	if err != nil {

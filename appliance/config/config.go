@@ -102,6 +102,7 @@ type Listen struct {
 // Operations is the HTTP endpoint for health, metrics and version.
 type Operations struct {
 	Address string `yaml:"address"`
+	Pprof   bool   `yaml:"pprof"` // serve Go's profiles, too
 }
 
 // Ordering lets a peer run an embedded ordering service, or overrides where the

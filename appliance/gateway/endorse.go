@@ -132,11 +132,7 @@ func (e *endorsing) plan(interest *peerpb.ChaincodeInterest, peers []Endorser) (
 	if len(calls) == 0 {
 		calls = []*peerpb.ChaincodeCall{{Name: e.p.ChaincodeID.GetName()}}
 	}
-	policies, err := openPolicies(e.ch)
-	if err != nil {
-		return nil, err
-	}
-	defer policies.release()
+	policies := newPolicies(e.ch)
 	has := func(id msp.ID) bool {
 		return slices.ContainsFunc(peers, func(p Endorser) bool { return p.MSPID == id })
 	}

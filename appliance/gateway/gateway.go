@@ -22,6 +22,7 @@ import (
 	"strongroom/acl"
 	"strongroom/appliance/rpcerr"
 	"strongroom/channel/configtx"
+	"strongroom/channel/lifecycle"
 	"strongroom/ledger"
 	"strongroom/msp"
 	"strongroom/wire/commonpb"
@@ -39,6 +40,9 @@ const (
 type Channel interface {
 	Config() *configtx.Config
 	Ledger() *ledger.Ledger
+	// Definition is a chaincode's committed definition, not to be changed; an error
+	// wraps lifecycle.ErrNotDefined if there is none.
+	Definition(name string) (*lifecycle.Definition, error)
 	// AwaitTx waits until a transaction is committed, valid or not.
 	AwaitTx(ctx context.Context, txID string) (peerpb.TxValidationCode, uint64, error)
 }

@@ -7,7 +7,6 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	state "strongroom/channel/lifecycle"
-	"strongroom/ledger"
 	"strongroom/msp"
 	"strongroom/wire/commonpb"
 	"strongroom/wire/peerpb"
@@ -16,21 +15,15 @@ import (
 // lifecyclePolicy is the policy of the namespace `_lifecycle`.
 const lifecyclePolicy = "/Channel/Application/LifecycleEndorsement"
 
-// policies finds the endorsement policies of a channel at one height.
+// policies finds the endorsement policies of a channel.
 type policies struct {
-	root *commonpb.ConfigGroup
-	snap *ledger.Snapshot
+	root    *commonpb.ConfigGroup
+	channel Channel
 }
 
-func openPolicies(ch Channel) (*policies, error) {
-	snap, err := ch.Ledger().Snapshot()
-	if err != nil {
-		return nil, fmt.Errorf("state of the channel: %w", err)
-	}
-	return &policies{root: ch.Config().Proto.GetChannelGroup(), snap: snap}, nil
+func newPolicies(ch Channel) *policies {
+	return &policies{root: ch.Config().Proto.GetChannelGroup(), channel: ch}
 }
-
-func (p *policies) release() { p.snap.Release() }
 
 // layouts gives the sets of organisations that satisfy the policies of all calls.
 // With guarded set, or where private data was read, only members of the collections
@@ -41,7 +34,7 @@ func (p *policies) layouts(calls []*peerpb.ChaincodeCall, has func(msp.ID) bool,
 		if c.GetName() == state.Namespace || definitions[c.GetName()] != nil {
 			continue
 		}
-		d, err := state.ReadDefinition(p.snap, c.GetName())
+		d, err := p.channel.Definition(c.GetName())
 		if errors.Is(err, state.ErrNotDefined) {
 			return nil, fmt.Errorf("chaincode %s isn't defined on the channel", c.GetName())
 		}

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/pprof"
 	"sort"
 	"sync"
 	"time"
@@ -32,6 +33,7 @@ type Server struct {
 	log      *slog.Logger
 	listener net.Listener
 	http     *http.Server
+	mux      *http.ServeMux
 
 	mu     sync.Mutex
 	checks map[string]Check // guarded by mu
@@ -43,8 +45,8 @@ func Listen(address string, registry *prometheus.Registry, log *slog.Logger) (*S
 	if err != nil {
 		return nil, fmt.Errorf("operations.address: %w", err)
 	}
-	s := &Server{log: log, listener: listener, checks: map[string]Check{}}
 	mux := http.NewServeMux()
+	s := &Server{log: log, listener: listener, mux: mux, checks: map[string]Check{}}
 	mux.HandleFunc("GET /healthz", s.health)
 	mux.HandleFunc("GET /version", func(w http.ResponseWriter, _ *http.Request) {
 		reply(w, http.StatusOK, version.Read())
@@ -52,6 +54,21 @@ func Listen(address string, registry *prometheus.Registry, log *slog.Logger) (*S
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
 	s.http = &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second}
 	return s, nil
+}
+
+// EnableProfiles adds Go's profiles under /debug/pprof/, for whoever reaches the
+// endpoint. They show where the node spends time and memory, no contents; taking one
+// costs time. The server's write timeout bounds one to 30 s. Call it before Serve.
+func (s *Server) EnableProfiles() {
+	for pattern, handler := range map[string]http.HandlerFunc{
+		"GET /debug/pprof/":        pprof.Index,
+		"GET /debug/pprof/profile": pprof.Profile,
+		"GET /debug/pprof/trace":   pprof.Trace,
+		"GET /debug/pprof/symbol":  pprof.Symbol,
+	} {
+		s.mux.HandleFunc(pattern, handler)
+	}
+	s.log.Warn("profiles are served on the operations endpoint: turn operations.pprof off when they are not needed")
 }
 
 // Address is where the server listens.

@@ -13,12 +13,15 @@ import (
 	"strongroom/appliance/operations"
 )
 
-func serve(t *testing.T) (*operations.Server, *operations.Metrics) {
+func serve(t *testing.T, prepare ...func(*operations.Server)) (*operations.Server, *operations.Metrics) {
 	t.Helper()
 	metrics := operations.NewMetrics()
 	s, err := operations.Listen("127.0.0.1:0", metrics.Registry, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, f := range prepare {
+		f(s)
 	}
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(t.Context()) }()
@@ -83,5 +86,23 @@ func TestMetricsAndVersion(t *testing.T) {
 	}
 	if code, body := get(t, s, "/version"); code != http.StatusOK || !strings.Contains(body, `"go":"go1.`) {
 		t.Fatalf("version: %d %s", code, body)
+	}
+}
+
+func TestProfilesAreServedOnlyWhenAsked(t *testing.T) {
+	s, _ := serve(t)
+	for _, path := range []string{"/debug/pprof/", "/debug/pprof/heap", "/debug/pprof/profile", "/debug/pprof/trace"} {
+		if code, _ := get(t, s, path); code != http.StatusNotFound {
+			t.Errorf("%s without being asked for: %d", path, code)
+		}
+	}
+	s, _ = serve(t, (*operations.Server).EnableProfiles)
+	for _, path := range []string{"/debug/pprof/", "/debug/pprof/goroutine?debug=1", "/debug/pprof/trace?seconds=0.01"} {
+		if code, body := get(t, s, path); code != http.StatusOK || body == "" {
+			t.Errorf("%s: %d %q", path, code, body)
+		}
+	}
+	if code, _ := get(t, s, "/debug/pprof/cmdline"); code == http.StatusOK {
+		t.Error("the command line is served")
 	}
 }
