@@ -265,6 +265,9 @@ func (g *Guard) evaluate(ctx context.Context, rs *rules, config *configtx.Config
 			var err error
 			if v.Allowed, v.Reasons, err = p.Decide(ctx, in); err != nil {
 				v.Allowed, v.Reasons = false, []string{err.Error()}
+				if g.cfg.Observe != nil && errors.Is(err, context.DeadlineExceeded) {
+					g.cfg.Observe(string(r.Resource), policy.Cut, false, g.cfg.Deadline)
+				}
 				return v, false
 			}
 			if !v.Allowed && len(v.Reasons) == 0 {

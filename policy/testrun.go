@@ -10,7 +10,6 @@ import (
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/storage"
-	"github.com/open-policy-agent/opa/v1/storage/inmem"
 	"github.com/open-policy-agent/opa/v1/tester"
 )
 
@@ -57,7 +56,7 @@ func runTests(ctx context.Context, cfg ProgramConfig, files map[string][]byte) (
 		return nil, err
 	}
 	var results []TestResult
-	store := inmem.New()
+	store := newStore(cfg.Data)
 	err = storage.Txn(ctx, store, storage.TransactionParams{}, func(txn storage.Transaction) error {
 		runner := tester.NewRunner().SetCompiler(c.WithEnablePrintStatements(true)).SetStore(store).SetModules(modules).
 			RaiseBuiltinErrors(true).CapturePrintOutput(true).SetTimeout(testDeadline)

@@ -124,6 +124,7 @@ type Chaincode struct {
 // Policy names a security team's own Rego.
 type Policy struct {
 	Layers map[string]string `yaml:"layers"` // appliance, ordering, channel, chaincode, function: a Rego file each
+	Guard  string            `yaml:"guard"`  // the endorsement guard's Rego: a file or a folder; peers only
 }
 
 // Log says how to log.
@@ -183,6 +184,7 @@ func LoadOrderer(path string) (*Orderer, error) {
 		c.Listen.validate("listen"),
 		required("data", c.Data),
 		c.Policy.validate(),
+		c.Policy.validateOrderer(),
 		c.Log.validate(),
 	))
 }
@@ -275,6 +277,13 @@ func (p *Policy) validate() error {
 		if !known {
 			return fmt.Errorf("policy.layers: %q is not a layer: use %s", layer, strings.Join(Layers, ", "))
 		}
+	}
+	return nil
+}
+
+func (p *Policy) validateOrderer() error {
+	if p.Guard != "" {
+		return errors.New("policy.guard: an ordering node endorses nothing: leave it out")
 	}
 	return nil
 }
@@ -398,6 +407,7 @@ func resolve(c any, dir string) {
 			abs(&v)
 			p.Layers[k] = v
 		}
+		abs(&p.Guard)
 	}
 	switch c := c.(type) {
 	case *Peer:
