@@ -10,8 +10,10 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
+	"strongroom/acl/bundles"
 	"strongroom/appliance/config"
 	"strongroom/appliance/operations"
 	"strongroom/bccsp/pkcs11"
@@ -29,6 +31,8 @@ type node struct {
 	token    *pkcs11.Token
 	identity *msp.LocalIdentity
 	engine   *policy.Engine
+	bundle   *bundles.Keeper // nil unless the configuration names one
+	polling  sync.WaitGroup  // of the bundle's source
 }
 
 // OpenToken opens the token of a configuration: it sets the module's environment,
@@ -112,7 +116,9 @@ func (n *node) deps() configtx.Deps {
 	return configtx.Deps{Verifier: n.token, Engine: n.engine}
 }
 
+// close closes the token, after the context of the node's work has ended.
 func (n *node) close() error {
+	n.polling.Wait()
 	if n.token == nil {
 		return nil
 	}

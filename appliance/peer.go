@@ -80,6 +80,9 @@ func RunPeer(ctx context.Context, c *config.Peer, logTo io.Writer) (err error) {
 	if p.vetoes, err = n.newVetoes(ctx, c.Policy); err != nil {
 		return err
 	}
+	if err := n.openBundle(ctx, c.Data, c.Policy.Bundle, p.guard, p.vetoes); err != nil {
+		return err
+	}
 	if c.Ordering.Embedded {
 		if p.ordering, err = n.newOrdering(ctx, c.Data, p.keyring, p.guard, len(c.Listen.ClientCAs) > 0); err != nil {
 			return err

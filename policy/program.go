@@ -169,7 +169,10 @@ func newProgram(ctx context.Context, cfg ProgramConfig, files map[string][]byte)
 	if err != nil {
 		return nil, fmt.Errorf("Rego program %s: %w", cfg.Path, err)
 	}
-	p := &Program{config: cfg, digest: digestFiles(cfg.Package, files)}
+	p := &Program{config: cfg}
+	if p.digest, err = digestFiles(cfg.Package, files, cfg.Data); err != nil {
+		return nil, fmt.Errorf("Rego program %s: %w", cfg.Path, err)
+	}
 	if err := p.compile(modules); err != nil {
 		return nil, fmt.Errorf("Rego program %s: %w", cfg.Path, err)
 	}
@@ -189,7 +192,7 @@ func newProgram(ctx context.Context, cfg ProgramConfig, files map[string][]byte)
 }
 
 // Digest names the program: the SHA-256 of its package and of its files' names and
-// contents, tests not counted.
+// contents and of its data, tests not counted.
 func (p *Program) Digest() Digest { return p.digest }
 
 // Path is where the program was loaded from.
@@ -325,7 +328,7 @@ func newCompiler(cfg ProgramConfig) (*ast.Compiler, error) {
 	return c, nil
 }
 
-func digestFiles(pkg string, files map[string][]byte) Digest {
+func digestFiles(pkg string, files map[string][]byte, data map[string]any) (Digest, error) {
 	h := sha256.New()
 	field := func(b []byte) {
 		var n [8]byte
@@ -346,7 +349,15 @@ func digestFiles(pkg string, files map[string][]byte) Digest {
 		field([]byte(filepath.Base(name)))
 		field(files[name])
 	}
-	return Digest(h.Sum(nil))
+	if len(data) > 0 {
+		document, err := json.Marshal(data)
+		if err != nil {
+			return Digest{}, fmt.Errorf("data: %w", err)
+		}
+		field([]byte("data"))
+		field(document)
+	}
+	return Digest(h.Sum(nil)), nil
 }
 
 func isTest(name string) bool { return strings.HasSuffix(name, "_test.rego") }
