@@ -41,7 +41,7 @@ firmware-profiles      -
 examples               chaincode/shim chaincode/chaincodetest policy acl
 cmd/strongroom/devnet  firmware-profiles
 cmd/strongroom-audit   appliance/version ledger/evidence ledger/provenance channel/configtx policy msp bccsp
-cmd/strongroom         appliance bccsp chaincode/ccpackage channel/configtx ledger/evidence cmd/strongroom/devnet
+cmd/strongroom         appliance bccsp chaincode/ccpackage channel/configtx ledger/evidence cmd/strongroom/devnet acl policy examples/policy
 `
 
 // onlyHere are packages that nothing but the named folders may import.

@@ -180,7 +180,7 @@ func newProgram(ctx context.Context, cfg ProgramConfig, files map[string][]byte)
 		return nil, fmt.Errorf("Rego program %s: %w", cfg.Path, err)
 	}
 	if len(tests) > 0 {
-		results, err := runTests(ctx, cfg, files)
+		results, err := runTests(ctx, cfg, files, nil)
 		if err == nil {
 			err = failures(results)
 		}

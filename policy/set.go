@@ -65,7 +65,7 @@ func ParseSet(ctx context.Context, configs []ProgramConfig, files map[string][]b
 	if len(tests) == 0 {
 		return programs, nil, nil
 	}
-	results, err := runTests(ctx, ProgramConfig{Data: data}, files)
+	results, err := runTests(ctx, ProgramConfig{Data: data}, files, nil)
 	if err != nil {
 		return nil, nil, err
 	}
