@@ -133,7 +133,7 @@ type Bundle struct {
 	File      string   `yaml:"file"`      // the archive; or
 	Folder    string   `yaml:"folder"`    // a folder, of whose *.tar.gz files the last by name counts
 	PublicKey string   `yaml:"publicKey"` // PEM file: public key or certificate, on P-256
-	KeyID     string   `yaml:"keyId"`     // what signatures must call that key
+	KeyID     string   `yaml:"keyId"`     // what signatures must call that key, if they name it
 	Scope     string   `yaml:"scope"`     // what signatures must be for
 	Poll      Duration `yaml:"poll"`      // how often to look for a new one; 10s if left out
 }
