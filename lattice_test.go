@@ -46,7 +46,7 @@ examples               chaincode/shim chaincode/chaincodetest policy acl
 cmd/strongroom/devnet  firmware-profiles
 cmd/strongroom-audit   appliance/version ledger/evidence ledger channel policy msp bccsp
 cmd/strongroom-load    -
-cmd/strongroom         appliance bccsp chaincode/ccpackage channel/configtx ledger/evidence ledger/translog cmd/strongroom/devnet firmware-profiles
+cmd/strongroom         appliance bccsp chaincode/ccpackage channel/configtx ledger/evidence ledger/translog cmd/strongroom/devnet firmware-profiles acl policy examples/policy
 `
 
 // onlyHere are packages that nothing but the named folders may import.

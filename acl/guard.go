@@ -150,6 +150,24 @@ func (g *Guard) Reload(ctx context.Context) error {
 	if err := errors.Join(faults...); err != nil {
 		return err
 	}
+	return g.swap(ctx, next)
+}
+
+// Replace puts the programs of layers in force, such as a bundle's; a layer that has
+// none is not asked. Checks that are under way finish with the rules they began with.
+func (g *Guard) Replace(ctx context.Context, programs map[Layer]*policy.Program) error {
+	next := new(rules)
+	for l, p := range programs {
+		i := layerIndex(l)
+		if i < 0 || p == nil || p.Package() != l.Package() {
+			return fmt.Errorf("access control: layer %q is given no program of package %s", string(l), l.Package())
+		}
+		next.programs[i], next.any = p, true
+	}
+	return g.swap(ctx, next)
+}
+
+func (g *Guard) swap(ctx context.Context, next *rules) error {
 	var err error
 	if next.decisions, err = lru.New[key, *outcome](decisionEntries); err != nil {
 		return fmt.Errorf("access control: %w", err)
@@ -265,6 +283,9 @@ func (g *Guard) evaluate(ctx context.Context, rs *rules, config *configtx.Config
 			var err error
 			if v.Allowed, v.Reasons, err = p.Decide(ctx, in); err != nil {
 				v.Allowed, v.Reasons = false, []string{err.Error()}
+				if g.cfg.Observe != nil && errors.Is(err, context.DeadlineExceeded) {
+					g.cfg.Observe(string(r.Resource), policy.Cut, false, g.cfg.Deadline)
+				}
 				return v, false
 			}
 			if !v.Allowed && len(v.Reasons) == 0 {

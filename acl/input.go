@@ -42,7 +42,7 @@ func text(s string) *ast.Term { return ast.StringTerm(strings.ToValidUTF8(s, "\u
 
 // input is what the layers see of a request (input.schema.json).
 func input(r *Request, channel string) (ast.Value, error) {
-	caller, err := callerTerm(r.Caller)
+	caller, err := CallerTerm(r.Caller)
 	if err != nil {
 		return nil, err
 	}
@@ -59,7 +59,9 @@ func input(r *Request, channel string) (ast.Value, error) {
 	), nil
 }
 
-func callerTerm(id *msp.Identity) (*ast.Term, error) {
+// CallerTerm is what a team's Rego sees of an identity (the schema's "caller"): the
+// layers and the endorsement guard see the same.
+func CallerTerm(id *msp.Identity) (*ast.Term, error) {
 	attributes, err := id.Attributes()
 	if err != nil {
 		return nil, fmt.Errorf("the caller's attributes: %w", err)

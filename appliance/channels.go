@@ -154,7 +154,7 @@ func (c *channels) follow(ctx context.Context, id string, l *ledger.Ledger) (err
 	}
 	source := &orderers{}
 	if j.Channel, err = channel.Open(ctx, channel.Config{
-		Ledger: l, Deps: c.node.deps(), Source: source, Recorder: recorder{j.recorder}, Logger: log,
+		Ledger: l, Deps: c.node.deps(), Source: source, Recorder: recorder{j.recorder, c.node.policyBundles}, Logger: log,
 		Observe: func(stage channel.Stage, block uint64, _ int, d time.Duration) {
 			c.node.metrics.Stage(id, string(stage), d)
 			if stage == channel.StagePublish {
@@ -333,12 +333,15 @@ func (o *orderers) Blocks(ctx context.Context, from uint64, emit func(*commonpb.
 }
 
 // recorder tells the provenance recorder what the pipeline knows of a block.
-type recorder struct{ *provenance.Recorder }
+type recorder struct {
+	*provenance.Recorder
+	bundles func() []provenance.PolicyBundle // in force now
+}
 
 func (r recorder) Record(ctx context.Context, blocks ...channel.CommittedBlock) error {
-	facts := make([]provenance.Facts, len(blocks))
+	facts, bundles := make([]provenance.Facts, len(blocks)), r.bundles()
 	for i, b := range blocks {
-		facts[i] = provenance.Facts{Block: b.Block, Policies: map[string]string{}}
+		facts[i] = provenance.Facts{Block: b.Block, Policies: map[string]string{}, PolicyBundles: bundles}
 		for namespace, digest := range b.Policies {
 			facts[i].Policies[namespace] = hex.EncodeToString(digest[:])
 		}

@@ -10,8 +10,10 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
+	"strongroom/acl/bundles"
 	"strongroom/appliance/config"
 	"strongroom/appliance/operations"
 	"strongroom/bccsp"
@@ -33,6 +35,8 @@ type node struct {
 	identity *msp.LocalIdentity
 	key      string // label of the identity's key
 	engine   *policy.Engine
+	bundle   *bundles.Keeper // nil unless the configuration names one
+	polling  sync.WaitGroup  // of the bundle's source
 }
 
 // OpenToken opens the token of a configuration: it sets the module's environment,
@@ -162,7 +166,9 @@ func (n *node) deps() configtx.Deps {
 	return configtx.Deps{Verifier: n.group, Engine: n.engine}
 }
 
+// close closes the token, after the context of the node's work has ended.
 func (n *node) close() error {
+	n.polling.Wait()
 	if n.token == nil {
 		return nil
 	}

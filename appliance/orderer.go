@@ -34,7 +34,11 @@ func RunOrderer(ctx context.Context, c *config.Orderer, logTo io.Writer) (err er
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, n.close()) }()
+	ctx, cancel := context.WithCancel(ctx)
+	defer func() {
+		cancel()
+		err = errors.Join(err, n.close())
+	}()
 
 	keyring, err := openKeyring(ctx, n, c.Data)
 	if err != nil {
@@ -43,6 +47,9 @@ func RunOrderer(ctx context.Context, c *config.Orderer, logTo io.Writer) (err er
 	defer func() { err = errors.Join(err, keyring.Close()) }()
 	guard, err := n.newGuard(ctx, c.Node, c.Policy)
 	if err != nil {
+		return err
+	}
+	if err := n.openBundle(ctx, c.Data, c.Policy.Bundle, guard, nil); err != nil {
 		return err
 	}
 	service, err := n.newOrdering(ctx, c.Data, keyring, guard, len(c.Listen.ClientCAs) > 0)

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc"
 
 	"strongroom/acl"
+	"strongroom/acl/endorsement"
 	"strongroom/appliance/config"
 	"strongroom/appliance/cscc"
 	"strongroom/appliance/deliver"
@@ -37,6 +38,7 @@ type peer struct {
 	keyring  *seal.Keyring
 	localMSP *msp.Set
 	guard    *acl.Guard
+	vetoes   *endorsement.Guard
 	channels *channels
 	host     *chaincode.Host
 	endorser *endorser.Endorser
@@ -74,6 +76,12 @@ func RunPeer(ctx context.Context, c *config.Peer, logTo io.Writer) (err error) {
 		return err
 	}
 	if p.guard, err = n.newGuard(ctx, c.Node, c.Policy); err != nil {
+		return err
+	}
+	if p.vetoes, err = n.newVetoes(ctx, c.Policy); err != nil {
+		return err
+	}
+	if err := n.openBundle(ctx, c.Data, c.Policy.Bundle, p.guard, p.vetoes); err != nil {
 		return err
 	}
 	if c.Ordering.Embedded {
@@ -229,6 +237,7 @@ func (p *peer) newEndorser(ctx context.Context) (*endorser.Endorser, error) {
 	})
 	return endorser.New(endorser.Config{
 		Identity: p.identity, LocalMSP: p.localMSP, Access: p.guard, Chaincodes: p.host, Definitions: agreed, Logger: p.log,
+		Guard:    vetoes{p.vetoes},
 		Channels: func(id string) (endorser.Channel, bool) { return find[endorser.Channel](p.channels, id) },
 		System:   []endorser.SystemChaincode{agreed, queries, configurer, provenance},
 		Observe: func(o endorser.Observation) {

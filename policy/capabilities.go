@@ -68,18 +68,25 @@ var (
 	teamCapabilities   = allow(teamBuiltins)
 )
 
-// data is the empty document that policies see as data besides their own rules,
-// under one read transaction that lives as long as it: nothing ever writes.
+// data is the document that policies see as data besides their own rules, empty but
+// for those of a bundle, under one read transaction that lives as long as it: nothing ever writes.
 type data struct {
 	store storage.Store
 	txn   storage.Transaction
 }
 
-func newData() (*data, error) {
-	store := inmem.New()
+func newData(document map[string]any) (*data, error) {
+	store := newStore(document)
 	txn, err := store.NewTransaction(context.Background())
 	if err != nil {
 		return nil, err
 	}
 	return &data{store: store, txn: txn}, nil
+}
+
+func newStore(document map[string]any) storage.Store {
+	if len(document) == 0 {
+		return inmem.New()
+	}
+	return inmem.NewFromObjectWithOpts(document, inmem.OptReturnASTValuesOnRead(true))
 }

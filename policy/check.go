@@ -56,34 +56,44 @@ func parserOptions() ast.ParserOptions {
 }
 
 // checkEntrypoints makes sure that the package decides at all: OPA takes a query
-// for a rule that does not exist as undefined, without an error.
-func checkEntrypoints(c *ast.Compiler, cfg ProgramConfig) (hasDeny bool, err error) {
+// for a rule that does not exist as undefined, without an error. It names the sets
+// that are there: deny and public_reason.
+func checkEntrypoints(c *ast.Compiler, cfg ProgramConfig) (sets []string, err error) {
 	pkg := ast.MustParseRef("data." + cfg.Package)
 	allow := c.GetRulesExact(pkg.Append(ast.StringTerm("allow")))
 	if len(allow) == 0 {
-		return false, fmt.Errorf("package %s has no rule allow%s: write\n\tpackage %s\n\tdefault allow := false\n\tallow if { … }", cfg.Package, packagesOf(c), cfg.Package)
+		return nil, fmt.Errorf("package %s has no rule allow%s: write\n\tpackage %s\n\tdefault allow := false\n\tallow if { … }", cfg.Package, packagesOf(c), cfg.Package)
 	}
 	hasDefault := false
 	for _, r := range allow {
 		if r.Default {
 			if hasDefault = r.Head.Value.Value.Compare(ast.Boolean(false)) == 0; !hasDefault {
-				return false, fmt.Errorf("%s: the default of allow is %s: it must be false", r.Location, r.Head.Value)
+				return nil, fmt.Errorf("%s: the default of allow is %s: it must be false", r.Location, r.Head.Value)
 			}
 		}
 		if len(r.Head.Args) > 0 || r.Head.RuleKind() != ast.SingleValue || len(r.Head.Ref()) != 1 {
-			return false, fmt.Errorf("%s: allow must be true or false: write allow if { … }", r.Location)
+			return nil, fmt.Errorf("%s: allow must be true or false: write allow if { … }", r.Location)
 		}
 	}
 	if !hasDefault {
-		return false, fmt.Errorf("%s: package %s has no default for allow: write default allow := false", allow[0].Location, cfg.Package)
+		return nil, fmt.Errorf("%s: package %s has no default for allow: write default allow := false", allow[0].Location, cfg.Package)
 	}
-	deny := c.GetRulesWithPrefix(pkg.Append(ast.StringTerm("deny")))
-	for _, r := range deny {
-		if r.Head.RuleKind() != ast.MultiValue || len(r.Head.Ref()) != 1 {
-			return false, fmt.Errorf("%s: deny must be a set of reasons: write deny contains \"a reason\" if { … }", r.Location)
+	names := []string{"deny"}
+	if cfg.PublicReasons {
+		names = append(names, "public_reason")
+	}
+	for _, name := range names {
+		rules := c.GetRulesWithPrefix(pkg.Append(ast.StringTerm(name)))
+		for _, r := range rules {
+			if r.Head.RuleKind() != ast.MultiValue || len(r.Head.Ref()) != 1 {
+				return nil, fmt.Errorf("%s: %s must be a set of reasons: write %s contains \"a reason\" if { … }", r.Location, name, name)
+			}
+		}
+		if len(rules) > 0 {
+			sets = append(sets, name)
 		}
 	}
-	return len(deny) > 0, checkReferences(c)
+	return sets, checkReferences(c, cfg.Data)
 }
 
 func packagesOf(c *ast.Compiler) string {
@@ -95,9 +105,9 @@ func packagesOf(c *ast.Compiler) string {
 	return " (the files have package " + strings.Join(slices.Compact(names), ", ") + ")"
 }
 
-// checkReferences refuses a reference below data that no rule defines: programs
-// have no data document, so it could only be undefined.
-func checkReferences(c *ast.Compiler) error {
+// checkReferences refuses a reference below data that neither a rule nor the data
+// document defines: it could only be undefined.
+func checkReferences(c *ast.Compiler, data map[string]any) error {
 	var faults []error
 	for _, m := range c.Modules {
 		ast.WalkRefs(m, func(ref ast.Ref) bool {
@@ -114,13 +124,33 @@ func checkReferences(c *ast.Compiler) error {
 				}
 				node = node.Child(t.Value)
 			}
-			if node == nil {
-				faults = append(faults, fmt.Errorf("%s: nothing defines %s: policies have no data besides their own rules", ref[0].Location, ref))
+			if node == nil && !inData(data, ref[1:]) {
+				faults = append(faults, fmt.Errorf("%s: nothing defines %s: policies have no data besides their own rules and a bundle's data.json", ref[0].Location, ref))
 			}
 			return false
 		})
 	}
 	return errors.Join(faults...)
+}
+
+// inData tells whether the document has what a reference begins with. Where the
+// reference goes on with a variable, it is decided at run time.
+func inData(data map[string]any, ref ast.Ref) bool {
+	var node any = data
+	for _, t := range ref {
+		object, ok := node.(map[string]any)
+		if !ok {
+			return node != nil // an array's element, or a value that has no fields: undefined at run time
+		}
+		name, ok := t.Value.(ast.String)
+		if !ok {
+			return len(object) > 0
+		}
+		if node, ok = object[string(name)]; !ok {
+			return false
+		}
+	}
+	return true
 }
 
 var undefinedFunction = regexp.MustCompile(`undefined function ([a-zA-Z0-9_.]+)`)

@@ -50,7 +50,7 @@ func NewEngine(cfg Config) (*Engine, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	d, err := newData()
+	d, err := newData(nil)
 	if err != nil {
 		return nil, fmt.Errorf("policy engine: %w", err)
 	}

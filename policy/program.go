@@ -39,6 +39,22 @@ type ProgramConfig struct {
 	Schema []byte
 	// Deadline bounds one evaluation; 0 means a second.
 	Deadline time.Duration
+	// PublicReasons says that the package may define public_reason, a set like deny,
+	// whose texts may be told to the caller.
+	PublicReasons bool
+	// Data is what the rules see as data besides themselves: a JSON document. Nothing
+	// may change it afterwards. Only bundles bring one.
+	Data map[string]any
+}
+
+// Cut is the name under which an evaluation that its deadline ended is counted.
+const Cut = "cut"
+
+// Verdict is what a Program said.
+type Verdict struct {
+	Allowed bool
+	Reasons []string // of deny, sorted; for logs
+	Public  []string // of public_reason, sorted; for the caller, when the verdict is no
 }
 
 // Program is a team's own Rego, compiled. The convention for its package:
@@ -153,15 +169,18 @@ func newProgram(ctx context.Context, cfg ProgramConfig, files map[string][]byte)
 	if err != nil {
 		return nil, fmt.Errorf("Rego program %s: %w", cfg.Path, err)
 	}
-	p := &Program{config: cfg, digest: digestFiles(cfg.Package, files)}
+	p := &Program{config: cfg}
+	if p.digest, err = digestFiles(cfg.Package, files, cfg.Data); err != nil {
+		return nil, fmt.Errorf("Rego program %s: %w", cfg.Path, err)
+	}
 	if err := p.compile(modules); err != nil {
 		return nil, fmt.Errorf("Rego program %s: %w", cfg.Path, err)
 	}
-	if p.data, err = newData(); err != nil {
+	if p.data, err = newData(cfg.Data); err != nil {
 		return nil, fmt.Errorf("Rego program %s: %w", cfg.Path, err)
 	}
 	if len(tests) > 0 {
-		results, err := runTests(ctx, cfg, files)
+		results, err := runTests(ctx, cfg, files, nil)
 		if err == nil {
 			err = failures(results)
 		}
@@ -173,7 +192,7 @@ func newProgram(ctx context.Context, cfg ProgramConfig, files map[string][]byte)
 }
 
 // Digest names the program: the SHA-256 of its package and of its files' names and
-// contents, tests not counted.
+// contents and of its data, tests not counted.
 func (p *Program) Digest() Digest { return p.digest }
 
 // Path is where the program was loaded from.
@@ -188,31 +207,45 @@ func (p *Program) Package() string { return p.config.Package }
 // rules that contradict each other, the deadline, the context) means that nothing
 // was decided: refuse.
 func (p *Program) Decide(ctx context.Context, input any) (allowed bool, reasons []string, err error) {
+	v, err := p.Verdict(ctx, input)
+	return v.Allowed, v.Reasons, err
+}
+
+// Verdict is Decide with the public reasons.
+func (p *Program) Verdict(ctx context.Context, input any) (v Verdict, err error) {
 	value, err := inputValue(input)
 	if err != nil {
-		return false, nil, fmt.Errorf("%w: %s: %w", ErrEvaluation, p.config.Package, err)
+		return v, fmt.Errorf("%w: %s: %w", ErrEvaluation, p.config.Package, err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, p.config.Deadline)
 	defer cancel()
 	rs, err := evalQuery(ctx, p.compiler, p.data, p.query, ast.NewTerm(value))
 	if err != nil {
-		return false, nil, fmt.Errorf("%s: %w", p.config.Package, err)
+		return v, fmt.Errorf("%s: %w", p.config.Package, err)
 	}
 	if len(rs) != 1 {
-		return false, nil, fmt.Errorf("%w: %s: %d results instead of 1", ErrEvaluation, p.config.Package, len(rs))
+		return v, fmt.Errorf("%w: %s: %d results instead of 1", ErrEvaluation, p.config.Package, len(rs))
 	}
 	allow, ok := rs[0]["allow"].Value.(ast.Boolean)
 	if !ok {
-		return false, nil, fmt.Errorf("%w: %s.allow is %s: it must be true or false", ErrEvaluation, p.config.Package, ast.ValueName(rs[0]["allow"].Value))
+		return v, fmt.Errorf("%w: %s.allow is %s: it must be true or false", ErrEvaluation, p.config.Package, ast.ValueName(rs[0]["allow"].Value))
 	}
 	if deny, ok := rs[0]["deny"]; ok {
 		set, ok := deny.Value.(ast.Set)
 		if !ok {
-			return false, nil, fmt.Errorf("%w: %s.deny is %s: it must be a set of reasons", ErrEvaluation, p.config.Package, ast.ValueName(deny.Value))
+			return v, fmt.Errorf("%w: %s.deny is %s: it must be a set of reasons", ErrEvaluation, p.config.Package, ast.ValueName(deny.Value))
 		}
-		reasons = reasonsOf(set)
+		v.Reasons = reasonsOf(set)
 	}
-	return bool(allow) && len(reasons) == 0, reasons, nil
+	if public, ok := rs[0]["public_reason"]; ok {
+		set, ok := public.Value.(ast.Set)
+		if !ok {
+			return Verdict{}, fmt.Errorf("%w: %s.public_reason is %s: it must be a set of texts", ErrEvaluation, p.config.Package, ast.ValueName(public.Value))
+		}
+		v.Public = reasonsOf(set)
+	}
+	v.Allowed = bool(allow) && len(v.Reasons) == 0
+	return v, nil
 }
 
 func inputValue(input any) (ast.Value, error) {
@@ -250,13 +283,13 @@ func (p *Program) compile(modules map[string]*ast.Module) error {
 	if err != nil {
 		return err
 	}
-	hasDeny, err := checkEntrypoints(c, p.config)
+	sets, err := checkEntrypoints(c, p.config)
 	if err != nil {
 		return err
 	}
 	q := "allow = data." + p.config.Package + ".allow"
-	if hasDeny {
-		q += "; deny = data." + p.config.Package + ".deny"
+	for _, name := range sets {
+		q += "; " + name + " = data." + p.config.Package + "." + name
 	}
 	body, err := ast.ParseBodyWithOpts(q, ast.ParserOptions{RegoVersion: ast.RegoV1, Capabilities: teamCapabilities()})
 	if err != nil {
@@ -295,7 +328,7 @@ func newCompiler(cfg ProgramConfig) (*ast.Compiler, error) {
 	return c, nil
 }
 
-func digestFiles(pkg string, files map[string][]byte) Digest {
+func digestFiles(pkg string, files map[string][]byte, data map[string]any) (Digest, error) {
 	h := sha256.New()
 	field := func(b []byte) {
 		var n [8]byte
@@ -316,7 +349,15 @@ func digestFiles(pkg string, files map[string][]byte) Digest {
 		field([]byte(filepath.Base(name)))
 		field(files[name])
 	}
-	return Digest(h.Sum(nil))
+	if len(data) > 0 {
+		document, err := json.Marshal(data)
+		if err != nil {
+			return Digest{}, fmt.Errorf("data: %w", err)
+		}
+		field([]byte("data"))
+		field(document)
+	}
+	return Digest(h.Sum(nil)), nil
 }
 
 func isTest(name string) bool { return strings.HasSuffix(name, "_test.rego") }

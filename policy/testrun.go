@@ -9,8 +9,8 @@ import (
 	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/cover"
 	"github.com/open-policy-agent/opa/v1/storage"
-	"github.com/open-policy-agent/opa/v1/storage/inmem"
 	"github.com/open-policy-agent/opa/v1/tester"
 )
 
@@ -36,14 +36,15 @@ func TestProgram(ctx context.Context, cfg ProgramConfig) ([]TestResult, error) {
 	if err != nil {
 		return nil, err
 	}
-	results, err := runTests(ctx, cfg, files)
+	results, err := runTests(ctx, cfg, files, nil)
 	if err != nil {
 		return nil, fmt.Errorf("Rego program %s: %w", cfg.Path, err)
 	}
 	return results, nil
 }
 
-func runTests(ctx context.Context, cfg ProgramConfig, files map[string][]byte) ([]TestResult, error) {
+// runTests runs the tests of files; tracer may be nil.
+func runTests(ctx context.Context, cfg ProgramConfig, files map[string][]byte, tracer *cover.Cover) ([]TestResult, error) {
 	modules := make(map[string]*ast.Module, len(files))
 	for name, b := range files {
 		m, err := ast.ParseModuleWithOpts(name, string(b), parserOptions())
@@ -57,10 +58,13 @@ func runTests(ctx context.Context, cfg ProgramConfig, files map[string][]byte) (
 		return nil, err
 	}
 	var results []TestResult
-	store := inmem.New()
+	store := newStore(cfg.Data)
 	err = storage.Txn(ctx, store, storage.TransactionParams{}, func(txn storage.Transaction) error {
 		runner := tester.NewRunner().SetCompiler(c.WithEnablePrintStatements(true)).SetStore(store).SetModules(modules).
 			RaiseBuiltinErrors(true).CapturePrintOutput(true).SetTimeout(testDeadline)
+		if tracer != nil {
+			runner.SetCoverageQueryTracer(tracer)
+		}
 		ch, err := runner.RunTests(ctx, txn)
 		if err != nil {
 			return err

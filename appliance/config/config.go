@@ -130,6 +130,35 @@ type Chaincode struct {
 // Policy names a security team's own Rego.
 type Policy struct {
 	Layers map[string]string `yaml:"layers"` // appliance, ordering, channel, chaincode, function: a Rego file each
+	Guard  string            `yaml:"guard"`  // the endorsement guard's Rego: a file or a folder; peers only
+	Bundle Bundle            `yaml:"bundle"` // instead of both: a signed bundle of them
+}
+
+// Bundle names a signed Open Policy Agent bundle, and who may sign it.
+type Bundle struct {
+	File      string   `yaml:"file"`      // the archive; or
+	Folder    string   `yaml:"folder"`    // a folder, of whose *.tar.gz files the last by name counts
+	PublicKey string   `yaml:"publicKey"` // PEM file: public key or certificate, on P-256
+	KeyID     string   `yaml:"keyId"`     // what signatures must call that key, if they name it
+	Scope     string   `yaml:"scope"`     // what signatures must be for
+	Poll      Duration `yaml:"poll"`      // how often to look for a new one; 10s if left out
+}
+
+// Configured tells whether any field is set.
+func (b Bundle) Configured() bool { return b != Bundle{} }
+
+func (b *Bundle) validate() error {
+	if !b.Configured() {
+		return nil
+	}
+	errs := []error{required("policy.bundle.publicKey", b.PublicKey), required("policy.bundle.keyId", b.KeyID)}
+	if (b.File == "") == (b.Folder == "") {
+		errs = append(errs, errors.New("policy.bundle: set either file or folder"))
+	}
+	if b.Poll < 0 {
+		errs = append(errs, errors.New("policy.bundle.poll is negative: leave it out or write it as 10s"))
+	}
+	return errors.Join(errs...)
 }
 
 // Log says how to log.
@@ -191,6 +220,7 @@ func LoadOrderer(path string) (*Orderer, error) {
 		c.Listen.validate("listen"),
 		required("data", c.Data),
 		c.Policy.validate(),
+		c.Policy.validateOrderer(),
 		c.Log.validate(),
 	))
 }
@@ -295,6 +325,16 @@ func (p *Policy) validate() error {
 		if !known {
 			return fmt.Errorf("policy.layers: %q is not a layer: use %s", layer, strings.Join(Layers, ", "))
 		}
+	}
+	if p.Bundle.Configured() && (len(p.Layers) > 0 || p.Guard != "") {
+		return errors.New("policy: give either bundle, or layers and guard: a bundle holds them all")
+	}
+	return p.Bundle.validate()
+}
+
+func (p *Policy) validateOrderer() error {
+	if p.Guard != "" {
+		return errors.New("policy.guard: an ordering node endorses nothing: leave it out")
 	}
 	return nil
 }
@@ -428,6 +468,7 @@ func resolve(c any, dir string) {
 			abs(&v)
 			p.Layers[k] = v
 		}
+		abs(&p.Guard, &p.Bundle.File, &p.Bundle.Folder, &p.Bundle.PublicKey)
 	}
 	switch c := c.(type) {
 	case *Peer:

@@ -55,6 +55,10 @@ func TestLoadPeerNamesWhatIsWrong(t *testing.T) {
 		"two PIN sources":    {"{file: pin}", "{file: pin, env: PIN}", "token.pin"},
 		"bad duration":       {"45s", "45", "500ms, 10s or 2m"},
 		"unknown layer":      {"data: data", "data: data\npolicy: {layers: {network: x.rego}}", `"network" is not a layer`},
+		"bundle and layers":  {"data: data", "data: data\npolicy: {layers: {function: x.rego}, bundle: {file: b.tar.gz, publicKey: k.pem, keyId: k}}", "either bundle, or layers and guard"},
+		"bundle and guard":   {"data: data", "data: data\npolicy: {guard: x.rego, bundle: {file: b.tar.gz, publicKey: k.pem, keyId: k}}", "either bundle, or layers and guard"},
+		"bundle of nobody":   {"data: data", "data: data\npolicy: {bundle: {file: b.tar.gz}}", "policy.bundle.publicKey is missing"},
+		"two bundles":        {"data: data", "data: data\npolicy: {bundle: {file: b, folder: c, publicKey: k.pem, keyId: k}}", "either file or folder"},
 		"peer without a MSP": {"data: data", "data: data\npeers: [{address: a:1, tlsCACert: c}]", "peers[0].mspId"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -74,6 +74,7 @@ type Result struct {
 	TxID         string
 	Chaincode    *peerpb.ChaincodeID
 	Args         [][]byte
+	Transient    []string // names of the transient fields, sorted
 	Creator      *msp.Identity
 	Response     *peerpb.Response
 	Event        *peerpb.ChaincodeEvent // nil without one

@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"unicode/utf8"
 
 	"google.golang.org/grpc/codes"
@@ -213,7 +215,8 @@ func (e *Endorser) veto(ctx context.Context, r *request, s *simulated, set *wire
 	}
 	p := r.proposal
 	err := e.cfg.Guard.MayEndorse(ctx, &Result{
-		ChannelID: p.ChannelID(), TxID: p.TxID(), Chaincode: s.id, Args: p.Input.GetArgs(), Creator: r.creator,
+		ChannelID: p.ChannelID(), TxID: p.TxID(), Chaincode: s.id, Args: p.Input.GetArgs(),
+		Transient: slices.Sorted(maps.Keys(p.Transient)), Creator: r.creator,
 		Response: s.response, Event: s.event, ReadWriteSet: set, Private: s.results.private,
 	})
 	if err == nil {

@@ -21,6 +21,8 @@ type Metrics struct {
 	decide    prometheus.Histogram
 	proposals *prometheus.HistogramVec
 	broadcast *prometheus.CounterVec
+	bundles   *prometheus.CounterVec
+	revision  prometheus.Gauge
 }
 
 // NewMetrics makes a registry with the node's and the Go runtime's measurements.
@@ -46,8 +48,12 @@ func NewMetrics() *Metrics {
 			Name: "strongroom_proposal_seconds", Help: "Proposals by outcome.", Buckets: fast}, []string{"outcome"}),
 		broadcast: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "strongroom_ordering_messages_total", Help: "Messages to the ordering service by channel and status."}, []string{"channel", "status"}),
+		bundles: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "strongroom_policy_bundles_total", Help: "Policy bundles that were looked at: taken or refused."}, []string{"result"}),
+		revision: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "strongroom_policy_bundle_revision", Help: "Revision of the policy bundle in force; 0 without one."}),
 	}
-	m.Registry.MustRegister(m.hsm, m.hsmErrors, m.hsmWait, m.stage, m.height, m.decisions, m.decide, m.proposals, m.broadcast,
+	m.Registry.MustRegister(m.hsm, m.hsmErrors, m.hsmWait, m.stage, m.height, m.decisions, m.decide, m.proposals, m.broadcast, m.bundles, m.revision,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -91,4 +97,10 @@ func (m *Metrics) Proposal(outcome string, d time.Duration) {
 // Broadcast records a message to the ordering service.
 func (m *Metrics) Broadcast(channel, status string) {
 	m.broadcast.WithLabelValues(channel, status).Inc()
+}
+
+// Bundle records a policy bundle that was looked at, and the revision in force.
+func (m *Metrics) Bundle(result string, revision uint64) {
+	m.bundles.WithLabelValues(result).Inc()
+	m.revision.Set(float64(revision))
 }

@@ -45,7 +45,7 @@ the disk, and each block's provenance is signed for auditors.`,
 	cmd.AddCommand(
 		tokenCommand(), caCommand(), identityCommand(),
 		channelCommand(), chaincodeCommand(), ledgerCommand(), auditCommand(),
-		peerCommand(), ordererCommand(), devCommand(), versionCommand(),
+		peerCommand(), ordererCommand(), devCommand(), policyCommand(), versionCommand(),
 	)
 	return cmd
 }

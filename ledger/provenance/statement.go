@@ -90,8 +90,9 @@ type Policy struct {
 
 // PolicyBundle is a team's own Rego that was in force.
 type PolicyBundle struct {
-	Name   string `json:"name"`
-	Digest string `json:"digest"`
+	Name     string `json:"name"`
+	Revision string `json:"revision,omitempty"`
+	Digest   string `json:"digest"` // SHA-256 of the bundle's archive
 }
 
 // HSM is the token that signed the statement, as it describes itself.
