@@ -38,13 +38,14 @@ type appliance struct {
 }
 
 // startAppliance starts one on a token and with an MSP of the shared network.
-func startAppliance(t *testing.T, n network) *appliance {
+func startAppliance(t *testing.T, n network, channel string) *appliance {
 	t.Helper()
 	dir := t.TempDir()
 	org1 := filepath.Join(n.dir, "org1")
 	port, ops := freeAddress(t), freeAddress(t)
 
-	description := fmt.Sprintf(`channel: solo
+	// The token remembers the height of each channel's ledger: a name for each test.
+	description := fmt.Sprintf(`channel: %s
 organizations:
   - name: Org1MSP
     mspID: Org1MSP
@@ -60,7 +61,7 @@ orderer:
   organizations: [Org1MSP]
 application:
   organizations: [Org1MSP]
-`, filepath.Join(org1, "msp"), port)
+`, channel, filepath.Join(org1, "msp"), port)
 	write(t, filepath.Join(dir, "solo.yaml"), []byte(description))
 	genesis := filepath.Join(dir, "solo.block")
 	n.run(t, "channel", "genesis", "--description", filepath.Join(dir, "solo.yaml"), "--out", genesis)
@@ -148,7 +149,7 @@ func (a *appliance) waitReady(t *testing.T) {
 // under a team's own Rego, and finds the reason of a denial in the log alone.
 func TestOneProcess(t *testing.T) {
 	n := start(t)
-	a := startAppliance(t, n)
+	a := startAppliance(t, n, "solo")
 
 	address := freeAddress(t)
 	archive := filepath.Join(t.TempDir(), "asset.tar.gz")
@@ -242,7 +243,7 @@ func TestHealthNamesTheOrderer(t *testing.T) {
 // names the HSM, and comes back with them.
 func TestHealthNamesTheHSM(t *testing.T) {
 	n := start(t)
-	a := startAppliance(t, n)
+	a := startAppliance(t, n, "watched")
 	tokens := filepath.Join(n.dir, "org1", "tokens")
 	if err := os.Rename(tokens, tokens+".gone"); err != nil {
 		t.Fatal(err)
