@@ -240,8 +240,11 @@ func TestStoreFilesDamaged(t *testing.T) {
 			if err := os.CopyFS(dir, os.DirFS(whole)); err != nil {
 				t.Fatal(err)
 			}
-			table := tables(t, filepath.Join(dir, "state"))[0]
-			change(t, dir, table)
+			// All of them: goleveldb may not yet have removed a table that a compaction replaced.
+			all := tables(t, filepath.Join(dir, "state"))
+			for _, table := range all {
+				change(t, dir, table)
+			}
 			l, err := openIn(dir, k)
 			if err == nil {
 				// goleveldb opens tables when they are read.
@@ -262,8 +265,8 @@ func TestStoreFilesDamaged(t *testing.T) {
 					err = e
 				}
 			}
-			if err == nil || !strings.Contains(err.Error(), table) {
-				t.Errorf("got %v, want it to name %s", err, table)
+			if err == nil || !slices.ContainsFunc(all, func(table string) bool { return strings.Contains(err.Error(), table) }) {
+				t.Errorf("got %v, want it to name one of %s", err, all)
 			}
 		})
 	}

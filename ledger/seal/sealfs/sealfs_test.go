@@ -413,8 +413,7 @@ func TestDatabase(t *testing.T) {
 		}
 		switch r.IntN(3) {
 		case 0: // a kill: the folder as it is, under another lock
-			killed := memoryDir(t)
-			ok(t, os.CopyFS(killed, os.DirFS(c.Dir)))
+			killed := image(t, c.Dir)
 			ok(t, errors.Join(db.Close(), s.Close()))
 			c.Dir = killed
 			continue
@@ -423,6 +422,37 @@ func TestDatabase(t *testing.T) {
 		}
 		ok(t, errors.Join(db.Close(), s.Close()))
 	}
+}
+
+// image copies a folder as it was at one moment: it copies again when a compaction in
+// the background changed the folder meanwhile.
+func image(t *testing.T, dir string) string {
+	t.Helper()
+	for {
+		to, before := memoryDir(t), listing(t, dir)
+		err := os.CopyFS(to, os.DirFS(dir))
+		if maps.Equal(before, listing(t, dir)) {
+			ok(t, err)
+			return to
+		}
+	}
+}
+
+// listing gives each file of the folder with its size and time of change.
+func listing(t *testing.T, dir string) map[string]string {
+	t.Helper()
+	files := map[string]string{}
+	entries, err := os.ReadDir(dir)
+	ok(t, err)
+	for _, e := range entries {
+		info, err := e.Info()
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		ok(t, err)
+		files[e.Name()] = fmt.Sprint(info.Size(), info.ModTime())
+	}
+	return files
 }
 
 // What a crash leaves of a store that was never whole goes away; anything else
