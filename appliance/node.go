@@ -57,6 +57,7 @@ func openToken(ctx context.Context, c config.Token, metrics *operations.Metrics,
 	}
 	cfg := pkcs11.Config{
 		Module:           c.Module,
+		Reserved:         c.Reserved,
 		TokenLabel:       c.Label,
 		TokenSerial:      c.Serial,
 		PIN:              pkcs11.PINSource{File: c.PIN.File, Env: c.PIN.Env, Credential: c.PIN.Credential},

@@ -21,7 +21,7 @@ func obeyProfile(c config.Token) error {
 	if err != nil {
 		return fmt.Errorf("token.profile: %w", err)
 	}
-	errs := []error{p.MayVerify(), p.MaySessions(cmp.Or(c.Sessions, pkcs11.DefaultSessions) + 1)} // one is the anchor
+	errs := []error{p.MayReserved(c.Reserved), p.MayVerify(), p.MaySessions(cmp.Or(c.Sessions, pkcs11.DefaultSessions) + 1)} // one is the anchor
 	if c.WrappingKey != "" {
 		errs = append(errs, p.MayWrap())
 	}

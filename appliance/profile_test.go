@@ -12,6 +12,9 @@ import (
 	profiles "strongroom/firmware-profiles"
 )
 
+// nssReserved is of the form that NSS softokn wants.
+const nssReserved = "configdir='sql:/d' certPrefix='' keyPrefix='' secmod='secmod.db' flags="
+
 func TestOpenTokenObeysTheProfile(t *testing.T) {
 	ctx, made := context.Background(), bccsptest.Config(t)
 	c := config.Token{Module: made.Module, Label: made.TokenLabel, PIN: config.PIN{File: made.PIN.File}}
@@ -31,8 +34,11 @@ func TestOpenTokenObeysTheProfile(t *testing.T) {
 	}{
 		{func(c *config.Token) { c.Profile = "yubihsm-2" }, "takes no public keys"},
 		{func(c *config.Token) { c.Profile = "marvell-liquidsecurity" }, "is not known"},
-		{func(c *config.Token) { c.Profile, c.WrappingKey = "nss-softokn-3.87", "w" }, "can be wrapped out"},
+		{func(c *config.Token) { c.Profile, c.Reserved, c.WrappingKey = "nss-softokn-3.87", nssReserved, "w" }, "can be wrapped out"},
 		{func(c *config.Token) { c.Profile, c.Sessions = "aws-cloudhsm-sdk5", 1024 }, "takes 1024"},
+		{func(c *config.Token) { c.Profile = "nss-softokn-3.87" }, "does not start without a string"},
+		{func(c *config.Token) { c.Profile, c.Reserved = "nss-softokn-3.87", "configdir='sql:/d'" }, "does not set certPrefix"},
+		{func(c *config.Token) { c.Profile, c.Reserved = "softhsm-2.6", "x" }, "takes no string"},
 		{func(c *config.Token) { c.Profile = "enigma" }, "no firmware profile"},
 	} {
 		bad := c

@@ -3,6 +3,7 @@ package profiles
 import (
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -116,6 +117,28 @@ func (p *Profile) MayWrap() error {
 func (p *Profile) MaySessions(n int) error {
 	if p.Sessions.Max > 0 && n > p.Sessions.Max {
 		return fmt.Errorf("%w %s: %d sessions are too many: %s takes %d", ErrRefused, p.ID, n, p.Model, p.Sessions.Max)
+	}
+	return nil
+}
+
+// reservedNames are the names that the form of a reserved string gives values to.
+var reservedNames = regexp.MustCompile(`([A-Za-z_]+)=`)
+
+// MayReserved tells whether a string for C_Initialize has the form that the library
+// wants, and is there when nothing else configures the library.
+func (p *Profile) MayReserved(text string) error {
+	switch {
+	case text == "" && p.Reserved != "" && p.Environment == "" && len(p.ConfigFiles) == 0:
+		return fmt.Errorf("%w %s: %s does not start without a string in C_Initialize: set reserved, of the form %s", ErrRefused, p.ID, p.Model, p.Reserved)
+	case text != "" && p.Reserved == "":
+		return fmt.Errorf("%w %s: %s takes no string in C_Initialize: leave reserved out", ErrRefused, p.ID, p.Model)
+	case text == "":
+		return nil
+	}
+	for _, m := range reservedNames.FindAllStringSubmatch(p.Reserved, -1) {
+		if !strings.Contains(text, m[0]) {
+			return fmt.Errorf("%w %s: reserved does not set %s: write it as %s", ErrRefused, p.ID, m[1], p.Reserved)
+		}
 	}
 	return nil
 }

@@ -111,6 +111,11 @@ func probed(t *testing.T, d device) {
 	}
 }
 
+// config is the device as a peer's configuration has it.
+func (d device) config() config.Token {
+	return config.Token{Module: d.module, Label: d.label, Profile: d.profile, Reserved: d.reserved, PIN: config.PIN{File: d.pin}}
+}
+
 // open opens a device as the peer's driver does.
 func (d device) open(t *testing.T) *pkcs11.Token {
 	t.Helper()
@@ -130,8 +135,9 @@ func (d device) open(t *testing.T) *pkcs11.Token {
 // asked anything.
 func (d device) refused(t *testing.T, wrappingKey, want string) {
 	t.Helper()
-	_, err := composition.OpenToken(t.Context(), config.Token{Module: d.module, Label: d.label, Profile: d.profile,
-		PIN: config.PIN{File: d.pin}, WrappingKey: wrappingKey}, nil)
+	c := d.config()
+	c.WrappingKey = wrappingKey
+	_, err := composition.OpenToken(t.Context(), c, nil)
 	if !errors.Is(err, profiles.ErrRefused) || !strings.Contains(err.Error(), want) {
 		t.Errorf("got %v, want a refusal with %q", err, want)
 	}

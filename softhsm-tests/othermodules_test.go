@@ -2,6 +2,11 @@ package softhsmtests
 
 import (
 	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/sha256"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -12,6 +17,10 @@ import (
 	"testing"
 	"time"
 
+	p11 "github.com/miekg/pkcs11"
+
+	composition "strongroom/appliance"
+	"strongroom/bccsp"
 	"strongroom/bccsp/pkcs11"
 )
 
@@ -29,14 +38,74 @@ func nss(t *testing.T) device {
 	}
 }
 
-// refusesNSS: a device that hands out keys that must not leave holds no wrapping key;
-// and the peer's driver does not start a module that wants a string of its own.
+// refusesNSS: a device that hands out keys that must not leave holds no wrapping key, by
+// the profile and without; and it does not start without its string.
 func refusesNSS(t *testing.T, d device) {
 	d.refused(t, "kek", "can be wrapped out")
+	bare := d
+	bare.reserved = ""
+	bare.refused(t, "", "does not start without a string")
 	_, err := pkcs11.Open(t.Context(), pkcs11.Config{Module: d.module, TokenLabel: d.label, PIN: pkcs11.PINSource{File: d.pin}})
 	if err == nil || !strings.Contains(err.Error(), "CKR_ARGUMENTS_BAD") {
 		t.Errorf("got %v, want CKR_ARGUMENTS_BAD", err)
 	}
+	servesAndRecovers(t, d)
+}
+
+// servesAndRecovers opens a device as a peer does, signs and verifies, and does so again
+// after its module was finalized behind the driver's back.
+func servesAndRecovers(t *testing.T, d device) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	token, err := composition.OpenToken(ctx, d.config(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := token.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	pub, err := token.GenerateKey(ctx, "pool", elliptic.P256())
+	if err != nil {
+		t.Fatal(err)
+	}
+	signer, err := token.Signer(ctx, "pool")
+	if err != nil {
+		t.Fatal(err)
+	}
+	works := func() {
+		t.Helper()
+		message := []byte("message")
+		digest := sha256.Sum256(message)
+		sig, err := signer.SignProposal(ctx, message)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !ecdsa.VerifyASN1(pub.ECDSA(), digest[:], sig) {
+			t.Error("the signature is false")
+		}
+		if err := token.Verify(ctx, pub, digest[:], sig); err != nil {
+			t.Error(err)
+		}
+		digest[0] ^= 1
+		if err := token.Verify(ctx, pub, digest[:], sig); !errors.Is(err, bccsp.ErrBadSignature) {
+			t.Errorf("another digest: got %v, want ErrBadSignature", err)
+		}
+		if err := token.Healthy(ctx); err != nil {
+			t.Error(err)
+		}
+	}
+	works()
+	stranger := p11.New(d.module) // a second handle of the same library
+	if stranger == nil {
+		t.Fatal("the module does not load")
+	}
+	if err := stranger.Finalize(); err != nil {
+		t.Fatal(err)
+	}
+	works()
 }
 
 // background starts a program that ends with the test, by its process number.

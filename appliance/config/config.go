@@ -69,7 +69,8 @@ type Node struct {
 // Token selects a PKCS#11 token and says how to log in.
 type Token struct {
 	Module      string   `yaml:"module"`
-	Profile     string   `yaml:"profile"` // firmware profile: an id, or a YAML file; without one nothing is known of the device
+	Profile     string   `yaml:"profile"`  // firmware profile: an id, or a YAML file; without one nothing is known of the device
+	Reserved    string   `yaml:"reserved"` // the string that some libraries want in C_Initialize, as NSS softokn; the profile shows its form
 	Label       string   `yaml:"label"`
 	Serial      string   `yaml:"serial"`
 	PIN         PIN      `yaml:"pin"`

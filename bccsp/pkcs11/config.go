@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strings"
 	"time"
 )
 
@@ -14,6 +15,7 @@ const (
 	DefaultKeyCache    = 1024
 	MinKeyCache        = 1
 	DefaultCallTimeout = 10 * time.Second
+	maxReserved        = 4095 // and a NUL byte: one page
 )
 
 // Config says which token to open and how to use it. A slot's number is no part of
@@ -21,6 +23,10 @@ const (
 type Config struct {
 	// Module is the path of the PKCS #11 library, as /usr/lib/softhsm/libsofthsm2.so.
 	Module string
+	// Reserved is the string that the library wants in pReserved of C_Initialize, as NSS
+	// softokn does; "" for all that keep to the standard. One library takes one string:
+	// tokens of one Module that give different ones are an error. It is no secret.
+	Reserved string
 	// TokenLabel and TokenSerial select the token, one or both. Two tokens that
 	// match are an error.
 	TokenLabel, TokenSerial string
@@ -64,6 +70,8 @@ func (c Config) Validate() error {
 		return errors.New("module is empty: give the path of the PKCS #11 library, as /usr/lib/softhsm/libsofthsm2.so")
 	case !filepath.IsAbs(c.Module):
 		return fmt.Errorf("module %q is not an absolute path: give the full path of the PKCS #11 library", c.Module)
+	case strings.ContainsRune(c.Reserved, 0) || len(c.Reserved) > maxReserved:
+		return fmt.Errorf("reserved is a string of %d bytes: give at most %d, without NUL bytes", len(c.Reserved), maxReserved)
 	case c.TokenLabel == "" && c.TokenSerial == "":
 		return errors.New("tokenLabel and tokenSerial are both empty: name the token by at least one of them")
 	case c.Sessions < 0 || c.Sessions > MaxSessions:

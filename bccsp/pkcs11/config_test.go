@@ -22,6 +22,7 @@ func TestConfigNamesTheField(t *testing.T) {
 	for want, change := range map[string]func(*pkcs11.Config){
 		"module is empty":            func(c *pkcs11.Config) { c.Module = "" },
 		"absolute":                   func(c *pkcs11.Config) { c.Module = "m.so" },
+		"reserved is a string":       func(c *pkcs11.Config) { c.Reserved = "a\x00b" },
 		"tokenLabel":                 func(c *pkcs11.Config) { c.TokenLabel = "" },
 		"sessions is -1":             func(c *pkcs11.Config) { c.Sessions = -1 },
 		"sessions is 5000":           func(c *pkcs11.Config) { c.Sessions = 5000 },

@@ -80,7 +80,7 @@ func findToken(m *module, label, serial string) (foundToken, error) {
 
 // Tokens describes the initialized tokens that a module has. It opens none.
 func Tokens(module string) (infos []Info, err error) {
-	m, err := acquireModule(module)
+	m, err := acquireModule(module, "")
 	if err != nil {
 		return nil, err
 	}
@@ -105,7 +105,7 @@ func Tokens(module string) (infos []Info, err error) {
 // Find resolves a label, a serial number or both to the one token that bears them, as
 // Open does, without opening it.
 func Find(module, label, serial string) (info Info, err error) {
-	m, err := acquireModule(module)
+	m, err := acquireModule(module, "")
 	if err != nil {
 		return Info{}, err
 	}

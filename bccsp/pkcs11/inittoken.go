@@ -31,7 +31,7 @@ func InitToken(module, label string, soPIN, pin []byte) (serial string, err erro
 	}
 	initializing.Lock()
 	defer initializing.Unlock()
-	m, err := acquireModule(module)
+	m, err := acquireModule(module, "")
 	if err != nil {
 		return "", err
 	}

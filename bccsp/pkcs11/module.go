@@ -8,7 +8,9 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
+	"unsafe"
 
 	p11 "github.com/miekg/pkcs11"
 )
@@ -18,6 +20,11 @@ import (
 type module struct {
 	path string
 	ctx  *p11.Ctx
+
+	// reserved is Config.Reserved, guarded by mu, and page its bytes in memory that is
+	// not Go's: a module may keep the pointer for as long as it is loaded.
+	reserved string
+	page     []byte
 
 	// mu guards refs, alive and changes of generation. It is held over C_Initialize
 	// and C_Finalize, even when they hang.
@@ -48,8 +55,9 @@ var modules struct {
 	byPath map[string]*module
 }
 
-// acquireModule loads and initializes the library at path, or shares it.
-func acquireModule(path string) (*module, error) {
+// acquireModule loads and initializes the library at path, or shares it. All who share
+// it must give the same string for C_Initialize.
+func acquireModule(path, reserved string) (*module, error) {
 	real, err := filepath.EvalSymlinks(path)
 	if err != nil {
 		return nil, fmt.Errorf("module %q: %w", path, err)
@@ -63,12 +71,18 @@ func acquireModule(path string) (*module, error) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.refs > 0 && m.reserved != reserved {
+		return nil, fmt.Errorf("module %q is started with reserved %q, and %q is wanted too: one library takes one string", path, m.reserved, reserved)
+	}
 	if !m.alive {
+		if err := m.reserve(reserved); err != nil {
+			return nil, err
+		}
 		if err := m.initialize(); err != nil {
 			if hasCode(err, p11.CKR_CRYPTOKI_ALREADY_INITIALIZED) {
 				return nil, fmt.Errorf("module %q is in use by another part of this process: only one may own it: %w", path, err)
 			}
-			return nil, fmt.Errorf("module %q does not start: check its configuration file and its environment: %w", path, err)
+			return nil, fmt.Errorf("module %q does not start: check its configuration file, its environment, and whether it wants a string (reserved): %w", path, err)
 		}
 	}
 	m.refs++
@@ -93,9 +107,28 @@ func loadModule(real string) (*module, error) {
 	return m, nil
 }
 
+// reserve puts the string for C_Initialize where C can read it, NUL-terminated, until the
+// process ends. The caller holds m.mu.
+func (m *module) reserve(text string) error {
+	if text == m.reserved {
+		return nil
+	}
+	page, err := syscall.Mmap(-1, 0, len(text)+1, syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_ANON|syscall.MAP_PRIVATE)
+	if err != nil {
+		return fmt.Errorf("memory for reserved: %w", err)
+	}
+	copy(page, text) // a former page stays: the module may know it
+	m.page, m.reserved = page, text
+	return nil
+}
+
 // initialize begins a generation. The caller holds m.mu.
 func (m *module) initialize() error {
-	if err := m.ctx.Initialize(); err != nil {
+	var options []p11.InitializeOption
+	if m.reserved != "" {
+		options = append(options, p11.InitializeWithReserved(unsafe.Pointer(&m.page[0])))
+	}
+	if err := m.ctx.Initialize(options...); err != nil {
 		return tokenError("C_Initialize", 0, err)
 	}
 	m.alive = true

@@ -79,7 +79,7 @@ func Open(ctx context.Context, cfg Config) (*Token, error) {
 	var found foundToken
 	var info Info
 	err := bounded(ctx, cfg.CallTimeout, func() (err error) {
-		if m, err = acquireModule(cfg.Module); err != nil {
+		if m, err = acquireModule(cfg.Module, cfg.Reserved); err != nil {
 			return err
 		}
 		m.enter()

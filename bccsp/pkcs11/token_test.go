@@ -298,6 +298,16 @@ func TestTokensAreListed(t *testing.T) {
 	}
 }
 
+// TestOneLibraryTakesOneString: C_Initialize is for the whole process.
+func TestOneLibraryTakesOneString(t *testing.T) {
+	cfg := bccsptest.Config(t)
+	bccsptest.OpenWith(t, cfg)
+	cfg.Reserved = "another"
+	if _, err := pkcs11.Open(context.Background(), cfg); err == nil || !strings.Contains(err.Error(), "one library takes one string") {
+		t.Errorf("got %v, want a refusal", err)
+	}
+}
+
 // TestObserve sees that operations are reported by kind, false signatures as such.
 func TestObserve(t *testing.T) {
 	ctx, cfg := context.Background(), bccsptest.Config(t)
