@@ -149,6 +149,7 @@ func (c *channels) follow(ctx context.Context, id string, l *ledger.Ledger) (err
 	log := c.node.log.With("channel", id)
 	if j.recorder, err = provenance.Open(provenance.Config{
 		Dir: filepath.Join(c.dir, id, "provenance"), Channel: id, Signer: c.node.identity.Signer, Peer: c.node.describe(),
+		CurrentSigner: c.node.statementSigner,
 	}); err != nil {
 		return err
 	}
@@ -354,9 +355,15 @@ func (n *node) describe() provenance.Peer {
 	info := n.token.Info()
 	build := version.Read()
 	return provenance.Peer{
-		Signer:     provenance.IdentityOf(string(n.identity.MSPID), n.identity.Certificate),
+		Signer:     n.statementSigner(),
 		HSM:        provenance.HSM{Manufacturer: info.Manufacturer, Model: info.Model, Serial: info.Serial, Firmware: info.Firmware},
 		Software:   provenance.Software{Name: "strongroom", Version: build.Version},
 		OPAVersion: policy.OPAVersion,
 	}
+}
+
+// statementSigner is this node's identity as it was last renewed.
+func (n *node) statementSigner() provenance.Identity {
+	id := n.identity.Current()
+	return provenance.IdentityOf(string(id.MSPID), id.Certificate)
 }

@@ -21,7 +21,7 @@ func Dial(r config.Remote, verifier bccsp.Verifier) (*grpc.ClientConn, error) {
 	return dial(r, verifier, nil)
 }
 
-func dial(r config.Remote, verifier bccsp.Verifier, certificate *tls.Certificate) (*grpc.ClientConn, error) {
+func dial(r config.Remote, verifier bccsp.Verifier, certificate func() *tls.Certificate) (*grpc.ClientConn, error) {
 	roots, err := certPool(r.TLSCACert)
 	if err != nil {
 		return nil, fmt.Errorf("tlsCACert: %w", err)

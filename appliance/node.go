@@ -147,7 +147,6 @@ func openNode(ctx context.Context, log *slog.Logger, n config.Node, t config.Tok
 	if nd.identity, err = LoadIdentity(ctx, nd.group, n); err != nil {
 		return nil, err
 	}
-	warnOfExpiry(log, "identity", nd.identity.Certificate.NotAfter)
 	if nd.engine, err = policy.NewEngine(policy.Config{}); err != nil {
 		return nil, fmt.Errorf("policy engine: %w", err)
 	}
@@ -207,19 +206,6 @@ func (n *node) localMSP(ctx context.Context, id config.Node) (*msp.Set, error) {
 		return nil, fmt.Errorf("node.msp: %w", err)
 	}
 	return set, nil
-}
-
-// expiryWarning is how long before its end a certificate is warned of.
-const expiryWarning = 30 * 24 * time.Hour
-
-func warnOfExpiry(log *slog.Logger, what string, end time.Time) {
-	left := time.Until(end)
-	switch {
-	case left <= 0:
-		log.Error("certificate has expired: renew it, other nodes refuse it", "certificate", what, "notAfter", end)
-	case left < expiryWarning:
-		log.Warn("certificate expires soon: renew it", "certificate", what, "notAfter", end)
-	}
 }
 
 // makeDir makes a private folder for a part of the node's data.

@@ -61,13 +61,19 @@ func RunOrderer(ctx context.Context, c *config.Orderer, logTo io.Writer) (err er
 		return err
 	}
 	n.addDiskCheck(c.Data)
-	creds, certificate, err := serverTLS(ctx, n.token, c.Listen)
+	var local *msp.Set // without node.msp only the channels know the organization
+	if c.Node.MSP != "" {
+		if local, err = n.localMSP(ctx, c.Node); err != nil {
+			return err
+		}
+	}
+	creds, served, err := serverTLS(ctx, n.token, c.Listen)
 	if err != nil {
 		return err
 	}
-	warnOfExpiry(log, "TLS", certificate.Leaf.NotAfter)
 	server, healthServer := newServer(c.Listen, creds)
 	ordererpb.RegisterAtomicBroadcastServer(server, service)
+	n.renewals(ctx, c.Node, c.Listen, served, local)
 	return n.run(ctx, server, healthServer, c.Listen)
 }
 

@@ -35,6 +35,7 @@ import (
 type peer struct {
 	*node
 	config   *config.Peer
+	served   *servedCertificate // the TLS certificate in force
 	keyring  *seal.Keyring
 	localMSP *msp.Set
 	guard    *acl.Guard
@@ -63,11 +64,12 @@ func RunPeer(ctx context.Context, c *config.Peer, logTo io.Writer) (err error) {
 		cancel()
 		err = errors.Join(err, p.close())
 	}()
-	creds, certificate, err := serverTLS(ctx, n.token, c.Listen)
+	creds, served, err := serverTLS(ctx, n.token, c.Listen)
 	if err != nil {
 		return err
 	}
-	warnOfExpiry(log, "TLS", certificate.Leaf.NotAfter)
+	certificate := served.Load()
+	p.served = served
 	server, healthServer := newServer(c.Listen, creds)
 	if p.keyring, err = openKeyring(ctx, n, c.Data); err != nil {
 		return err
@@ -97,6 +99,7 @@ func RunPeer(ctx context.Context, c *config.Peer, logTo io.Writer) (err error) {
 		return err
 	}
 	n.addDiskCheck(c.Data)
+	n.renewals(ctx, c.Node, c.Listen, served, p.localMSP)
 	return n.run(ctx, server, healthServer, c.Listen)
 }
 
@@ -139,7 +142,7 @@ func (p *peer) openServices(ctx context.Context, server *grpc.Server, certificat
 		p.log.Warn("development mode: chaincode that dials in is accepted from anyone who reaches this port")
 		peerpb.RegisterChaincodeSupportServer(server, p.host)
 	}
-	g, err := p.newGateway(certificate)
+	g, err := p.newGateway()
 	if err != nil {
 		return err
 	}
@@ -226,7 +229,8 @@ func (p *peer) newEndorser(ctx context.Context) (*endorser.Endorser, error) {
 		return nil, err
 	}
 	provenance := statements.New(statements.Config{
-		Access: p.guard, Signer: p.identity.Serialized, Logger: p.log,
+		Access: p.guard, Logger: p.log,
+		Signer: func() []byte { return p.identity.Current().Serialized },
 		Channel: func(id string) (statements.Statements, bool) {
 			j, ok := p.channels.get(id)
 			if !ok {
@@ -263,10 +267,10 @@ func (j *joined) configBlock() (*commonpb.Block, error) {
 
 // newGateway makes the Gateway service, which endorses here and on the peers of the
 // configuration.
-func (p *peer) newGateway(certificate *tls.Certificate) (*gateway.Gateway, error) {
+func (p *peer) newGateway() (*gateway.Gateway, error) {
 	remotes := make(remoteEndorsers, 0, len(p.config.Peers))
 	for _, r := range p.config.Peers {
-		conn, err := dial(r, p.token, certificate)
+		conn, err := dial(r, p.token, p.served.Load)
 		if err != nil {
 			return nil, fmt.Errorf("peers: %s: %w", r.Address, err)
 		}

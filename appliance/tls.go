@@ -24,6 +24,12 @@ func loadTLS(ctx context.Context, token *pkcs11.Token, certificateFile, keyLabel
 	if err != nil {
 		return nil, err
 	}
+	return bindTLS(ctx, token, chain, certificateFile, keyLabel)
+}
+
+// bindTLS proves that a chain's first certificate is of a key in the token. The file's
+// name is for errors.
+func bindTLS(ctx context.Context, token *pkcs11.Token, chain []*x509.Certificate, certificateFile, keyLabel string) (*tls.Certificate, error) {
 	key, err := token.TLSKey(ctx, keyLabel)
 	if err != nil {
 		return nil, err
@@ -49,14 +55,16 @@ func loadTLS(ctx context.Context, token *pkcs11.Token, certificateFile, keyLabel
 
 // serverTLS makes the credentials of a gRPC endpoint. With client CAs it demands a
 // client certificate, whose chain is checked in the token too.
-func serverTLS(ctx context.Context, token *pkcs11.Token, l config.Listen) (credentials.TransportCredentials, *tls.Certificate, error) {
+func serverTLS(ctx context.Context, token *pkcs11.Token, l config.Listen) (credentials.TransportCredentials, *servedCertificate, error) {
 	certificate, err := loadTLS(ctx, token, l.TLSCertificate, l.TLSKey)
 	if err != nil {
 		return nil, nil, fmt.Errorf("listen.tlsCertificate, listen.tlsKey: %w", err)
 	}
+	served := &servedCertificate{}
+	served.Store(certificate)
 	c := &tls.Config{
-		Certificates: []tls.Certificate{*certificate},
-		MinVersion:   tls.VersionTLS12,
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return served.Load(), nil },
+		MinVersion:     tls.VersionTLS12,
 	}
 	if len(l.ClientCAs) > 0 {
 		pool, err := certPool(l.ClientCAs...)
@@ -67,11 +75,12 @@ func serverTLS(ctx context.Context, token *pkcs11.Token, l config.Listen) (crede
 		c.ClientCAs = pool
 		c.VerifyConnection = verifyChainInToken(token)
 	}
-	return credentials.NewTLS(c), certificate, nil
+	return credentials.NewTLS(c), served, nil
 }
 
-// clientTLS makes the configuration for a connection to another node.
-func clientTLS(verifier bccsp.Verifier, roots *x509.CertPool, serverName string, certificate *tls.Certificate) *tls.Config {
+// clientTLS makes the configuration for a connection to another node. certificate, when
+// set, answers what to show to a node that asks for one, at each handshake.
+func clientTLS(verifier bccsp.Verifier, roots *x509.CertPool, serverName string, certificate func() *tls.Certificate) *tls.Config {
 	c := &tls.Config{
 		RootCAs:          roots,
 		ServerName:       serverName,
@@ -79,7 +88,13 @@ func clientTLS(verifier bccsp.Verifier, roots *x509.CertPool, serverName string,
 		VerifyConnection: verifyChainInToken(verifier),
 	}
 	if certificate != nil {
-		c.Certificates = []tls.Certificate{*certificate}
+		c.GetClientCertificate = func(r *tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			shown := certificate()
+			if r.SupportsCertificate(shown) != nil {
+				shown = &tls.Certificate{} // none: the server says whether it does without
+			}
+			return shown, nil
+		}
 	}
 	return c
 }

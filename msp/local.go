@@ -5,6 +5,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"sync/atomic"
 
 	"google.golang.org/protobuf/proto"
 
@@ -13,13 +14,15 @@ import (
 )
 
 // LocalIdentity is this node's identity: a certificate and the key in the token
-// that it certifies. It is immutable and safe for concurrent use; nothing may
-// change its slices.
+// that it certifies. Its fields are immutable and it is safe for concurrent use;
+// nothing may change its slices. What Renew put in force, Current answers.
 type LocalIdentity struct {
 	*bccsp.Signer
 	MSPID       ID
 	Serialized  []byte // msp.SerializedIdentity: the creator and endorser of messages
 	Certificate *x509.Certificate
+
+	newest *atomic.Pointer[LocalIdentity] // set by Renew
 }
 
 // LoadLocalIdentity binds a certificate, in PEM, to the signer of its key. A
@@ -52,7 +55,7 @@ func LoadLocalIdentity(mspID ID, certPEM []byte, signer *bccsp.Signer) (*LocalId
 	if err != nil {
 		return nil, err
 	}
-	return &LocalIdentity{Signer: signer, MSPID: mspID, Serialized: serialized, Certificate: cert}, nil
+	return &LocalIdentity{Signer: signer, MSPID: mspID, Serialized: serialized, Certificate: cert, newest: new(atomic.Pointer[LocalIdentity])}, nil
 }
 
 // Serialize makes the msp.SerializedIdentity of a certificate in PEM, which goes

@@ -56,7 +56,7 @@ func (c *chain) signEnvelope(ctx context.Context, kind commonpb.HeaderType, data
 }
 
 func (c *chain) signatureHeader() ([]byte, error) {
-	b, err := proto.Marshal(&commonpb.SignatureHeader{Creator: c.cfg.Identity.Serialized, Nonce: nonce()})
+	b, err := proto.Marshal(&commonpb.SignatureHeader{Creator: c.cfg.Identity.Current().Serialized, Nonce: nonce()})
 	if err != nil {
 		return nil, fmt.Errorf("encode signature header: %w", err)
 	}

@@ -188,7 +188,7 @@ func (c *chain) Authorize(ctx context.Context, r *deliver.Request) error {
 
 // maySign checks that an identity's signature alone makes a block valid.
 func maySign(ctx context.Context, cfg *configtx.Config, local *msp.LocalIdentity) error {
-	id, err := cfg.MSPs.Identity(ctx, local.Serialized)
+	id, err := cfg.MSPs.Identity(ctx, local.Current().Serialized)
 	if msp.IsInvalid(err) {
 		return &notOrderer{fmt.Sprintf("this node's identity is not valid in channel %q, so peers would refuse its blocks: %v", cfg.ID, err)}
 	}

@@ -192,7 +192,8 @@ func (e *Endorser) endorse(ctx context.Context, r *request, sim *ledger.Simulato
 			return nil, fmt.Errorf("keep the private data of %s: %w", p.TxID(), err)
 		}
 	}
-	signature, err := e.cfg.Identity.SignEndorsement(ctx, payload, e.cfg.Identity.Serialized)
+	identity := e.cfg.Identity.Current()
+	signature, err := identity.SignEndorsement(ctx, payload, identity.Serialized)
 	if err != nil {
 		o.Stage = StageUnsigned
 		if ctx.Err() != nil {
@@ -204,7 +205,7 @@ func (e *Endorser) endorse(ctx context.Context, r *request, sim *ledger.Simulato
 	o.Stage = StageEndorsed
 	return &peerpb.ProposalResponse{
 		Version: 1, Response: s.response, Payload: payload, Interest: interest,
-		Endorsement: &peerpb.Endorsement{Endorser: e.cfg.Identity.Serialized, Signature: signature},
+		Endorsement: &peerpb.Endorsement{Endorser: identity.Serialized, Signature: signature},
 	}, nil
 }
 

@@ -23,6 +23,7 @@ type Metrics struct {
 	broadcast *prometheus.CounterVec
 	bundles   *prometheus.CounterVec
 	revision  prometheus.Gauge
+	notAfter  *prometheus.GaugeVec
 }
 
 // NewMetrics makes a registry with the node's and the Go runtime's measurements.
@@ -52,8 +53,10 @@ func NewMetrics() *Metrics {
 			Name: "strongroom_policy_bundles_total", Help: "Policy bundles that were looked at: taken or refused."}, []string{"result"}),
 		revision: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "strongroom_policy_bundle_revision", Help: "Revision of the policy bundle in force; 0 without one."}),
+		notAfter: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "strongroom_certificate_not_after_seconds", Help: "When a certificate of this node ends, in Unix time."}, []string{"certificate"}),
 	}
-	m.Registry.MustRegister(m.hsm, m.hsmErrors, m.hsmWait, m.stage, m.height, m.decisions, m.decide, m.proposals, m.broadcast, m.bundles, m.revision,
+	m.Registry.MustRegister(m.hsm, m.hsmErrors, m.hsmWait, m.stage, m.height, m.decisions, m.decide, m.proposals, m.broadcast, m.bundles, m.revision, m.notAfter,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -103,4 +106,9 @@ func (m *Metrics) Broadcast(channel, status string) {
 func (m *Metrics) Bundle(result string, revision uint64) {
 	m.bundles.WithLabelValues(result).Inc()
 	m.revision.Set(float64(revision))
+}
+
+// NotAfter records when a certificate of this node ends.
+func (m *Metrics) NotAfter(certificate string, end time.Time) {
+	m.notAfter.WithLabelValues(certificate).Set(float64(end.Unix()))
 }

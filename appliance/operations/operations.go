@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"slices"
 	"sort"
 	"sync"
 	"time"
@@ -35,8 +36,9 @@ type Server struct {
 	http     *http.Server
 	mux      *http.ServeMux
 
-	mu     sync.Mutex
-	checks map[string]Check // guarded by mu
+	mu       sync.Mutex
+	checks   map[string]Check  // guarded by mu
+	warnings []func() []string // guarded by mu
 }
 
 // Listen binds the address; Serve answers on it.
@@ -81,6 +83,14 @@ func (s *Server) AddCheck(name string, check Check) {
 	s.checks[name] = check
 }
 
+// AddWarning adds a source of what an operator should look at in time. Warnings do
+// not turn health red. warn must not block: it reads what the node knows.
+func (s *Server) AddWarning(warn func() []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.warnings = append(s.warnings, warn)
+}
+
 // Serve answers until ctx ends.
 func (s *Server) Serve(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() { s.http.Close() })
@@ -97,6 +107,8 @@ type Health struct {
 	Time   time.Time         `json:"time"`
 	Failed map[string]string `json:"failed,omitempty"` // part → what is wrong
 	Parts  []string          `json:"parts"`
+	// Warnings need an operator in time: the node works, and Status is OK in spite of them.
+	Warnings []string `json:"warnings,omitempty"`
 }
 
 // Health runs all checks, side by side.
@@ -106,6 +118,7 @@ func (s *Server) Health(ctx context.Context) Health {
 	for name, check := range s.checks {
 		checks[name] = check
 	}
+	warnings := slices.Clone(s.warnings)
 	s.mu.Unlock()
 
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
@@ -121,6 +134,9 @@ func (s *Server) Health(ctx context.Context) Health {
 		go func() { results <- result{name, check(ctx)} }()
 	}
 	sort.Strings(h.Parts)
+	for _, warn := range warnings {
+		h.Warnings = append(h.Warnings, warn()...)
+	}
 	pending := map[string]bool{}
 	for name := range checks {
 		pending[name] = true

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"strongroom/appliance/operations"
 )
@@ -104,5 +105,18 @@ func TestProfilesAreServedOnlyWhenAsked(t *testing.T) {
 	}
 	if code, _ := get(t, s, "/debug/pprof/cmdline"); code == http.StatusOK {
 		t.Error("the command line is served")
+	}
+}
+
+func TestWarningsLeaveHealthGreen(t *testing.T) {
+	s, m := serve(t)
+	s.AddWarning(func() []string { return []string{"TLS certificate expires in 3 days"} })
+	code, body := get(t, s, "/healthz")
+	if code != http.StatusOK || !strings.Contains(body, `"warnings":["TLS certificate expires in 3 days"]`) {
+		t.Fatalf("node with a warning: %d %s", code, body)
+	}
+	m.NotAfter("TLS", time.Unix(1_800_000_000, 0))
+	if _, body := get(t, s, "/metrics"); !strings.Contains(body, `strongroom_certificate_not_after_seconds{certificate="TLS"} 1.8e+09`) {
+		t.Fatalf("metrics lack the certificate's end:\n%s", body)
 	}
 }

@@ -42,7 +42,7 @@ type Statements interface {
 // Config is what a Service needs.
 type Config struct {
 	Access Access
-	Signer []byte // this peer's serialized identity
+	Signer func() []byte // answers this peer's serialized identity, as last renewed
 	// Channel finds a joined channel's statements.
 	Channel func(channelID string) (Statements, bool)
 	Logger  *slog.Logger
@@ -88,7 +88,7 @@ func (s *Service) Invoke(ctx context.Context, call *endorser.Call) (*peerpb.Resp
 	}
 	switch call.Function() {
 	case "GetSigner":
-		return endorser.Success(s.cfg.Signer), nil
+		return endorser.Success(s.cfg.Signer()), nil
 	case "GetStatement":
 		return s.statement(call)
 	case "GetCheckpoint":

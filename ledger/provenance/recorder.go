@@ -31,7 +31,10 @@ type Config struct {
 	Signer  StatementSigner
 	// Peer goes into every statement. An empty HSM.KeyID is filled from Signer.
 	Peer Peer
-	Now  func() time.Time // nil means time.Now
+	// CurrentSigner, when set, answers who signs now, in place of Peer.Signer: the same
+	// key under a renewed certificate. It must not block.
+	CurrentSigner func() Identity
+	Now           func() time.Time // nil means time.Now
 }
 
 // Validate names the field that is wrong.
@@ -181,7 +184,11 @@ func (r *Recorder) Record(ctx context.Context, facts ...Facts) error {
 
 // prepare makes a bundle that lacks its signature.
 func (r *Recorder) prepare(f *Facts, previous string) (*Bundle, error) {
-	p, err := f.predicate(r.cfg.Channel, &r.cfg.Peer)
+	peer := r.cfg.Peer
+	if r.cfg.CurrentSigner != nil {
+		peer.Signer = r.cfg.CurrentSigner()
+	}
+	p, err := f.predicate(r.cfg.Channel, &peer)
 	if err != nil {
 		return nil, err
 	}

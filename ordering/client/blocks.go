@@ -219,7 +219,7 @@ func (c *Client) seekEnvelope(ctx context.Context, channel string, from, to uint
 	}
 	nonce := make([]byte, 24)
 	rand.Read(nonce) // never fails (crypto/rand)
-	signatureHeader, err := proto.Marshal(&commonpb.SignatureHeader{Creator: c.cfg.Identity.Serialized, Nonce: nonce})
+	signatureHeader, err := proto.Marshal(&commonpb.SignatureHeader{Creator: c.cfg.Identity.Current().Serialized, Nonce: nonce})
 	if err != nil {
 		return nil, err
 	}
