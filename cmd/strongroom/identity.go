@@ -15,7 +15,7 @@ import (
 
 func identityCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "identity", Short: "Make keys in the token and bind certificates to them"}
-	cmd.AddCommand(identityNewCommand(), identityImportCommand())
+	cmd.AddCommand(identityNewCommand(), identityImportCommand(), identityListCommand())
 	return cmd
 }
 
