@@ -68,6 +68,9 @@ type Node struct {
 
 // Token selects a PKCS#11 token and says how to log in.
 type Token struct {
+	// URI is a PKCS #11 URI (RFC 7512) in place of label and serial, and, where it says
+	// them, of module (module-path) and pin (pin-source).
+	URI         string   `yaml:"uri"`
 	Module      string   `yaml:"module"`
 	Profile     string   `yaml:"profile"`  // firmware profile: an id, or a YAML file; without one nothing is known of the device
 	Reserved    string   `yaml:"reserved"` // the string that some libraries want in C_Initialize, as NSS softokn; the profile shows its form
@@ -253,8 +256,8 @@ func (n *Node) validate(at string, needMSP bool) error {
 
 func (t *Token) validate(at string) error {
 	errs := []error{required(at+".module", t.Module)}
-	if (t.Label == "") == (t.Serial == "") {
-		errs = append(errs, fmt.Errorf("%s: set either label or serial", at))
+	if t.URI == "" && (t.Label == "") == (t.Serial == "") {
+		errs = append(errs, fmt.Errorf("%s: set either label or serial, or uri", at))
 	}
 	set := 0
 	for _, s := range []string{t.PIN.File, t.PIN.Env, t.PIN.Credential} {
@@ -381,6 +384,9 @@ func load(path string, into any) error {
 		return wrap(path, err)
 	}
 	if err := override(reflect.ValueOf(into).Elem(), "STRONGROOM", os.LookupEnv); err != nil {
+		return err
+	}
+	if err := wrap(path, applyURI(into)); err != nil {
 		return err
 	}
 	dir, err := filepath.Abs(filepath.Dir(path))
