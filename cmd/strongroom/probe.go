@@ -63,6 +63,9 @@ it takes as many sessions as there are, and logs out.`,
 			if shown := show(cmd, out, func(w io.Writer) { printReport(w, r) }); shown != nil || err != nil {
 				return errors.Join(err, shown)
 			}
+			if report != "" && signed == nil {
+				return errors.New("--report: the token makes no signatures, so that it cannot sign the report")
+			}
 			if report != "" {
 				if err := writeReport(report, signed); err != nil {
 					return err
