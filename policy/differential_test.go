@@ -14,7 +14,7 @@ import (
 	"strongroom/wire/commonpb"
 )
 
-// comparisons is how many decisions TestDifferential compares: .ci/run gives 400,000, a
+// comparisons is how many decisions TestDifferential compares: .ci/run gives 300,000, a
 // long run by hand ten million.
 var comparisons = flag.Int("comparisons", 30_000, "decisions that TestDifferential compares")
 
