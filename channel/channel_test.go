@@ -86,6 +86,12 @@ type node struct {
 
 func newNode(t testing.TB, verifier func(bccsp.Verifier) bccsp.Verifier) *node {
 	t.Helper()
+	return newNodeAt(t, readBlock(t, 0), verifier)
+}
+
+// newNodeAt is newNode with a genesis block of its own.
+func newNodeAt(t testing.TB, genesis *commonpb.Block, verifier func(bccsp.Verifier) bccsp.Verifier) *node {
+	t.Helper()
 	token := bccsptest.Open(t)
 	keyring, err := seal.OpenKeyring(t.Context(), t.TempDir(), token)
 	if err != nil {
@@ -108,7 +114,7 @@ func newNode(t testing.TB, verifier func(bccsp.Verifier) bccsp.Verifier) *node {
 	if verifier != nil {
 		n.deps.Verifier = verifier(token)
 	}
-	if err := Join(t.Context(), l, n.deps, readBlock(t, 0)); err != nil {
+	if err := Join(t.Context(), l, n.deps, genesis); err != nil {
 		t.Fatal(err)
 	}
 	return n

@@ -323,10 +323,13 @@ func (c *Channel) judge(ctx context.Context, facts *Facts) (*Judgement, error) {
 }
 
 // nextConfig applies the block's valid CONFIG transaction; nil when it has none. One
-// that does not apply, or that shares its block, makes the block one that no honest
-// orderer signs.
+// that is no configuration, does not apply or shares its block makes the block one
+// that no honest orderer signs.
 func (c *Channel) nextConfig(ctx context.Context, facts *Facts, j *Judgement) (*configtx.Config, error) {
 	for i, tx := range facts.Block.Txs {
+		if j.Verdicts[i].Code == peerpb.TxValidationCode_INVALID_CONFIG_TRANSACTION && holdsData(tx) {
+			return nil, fmt.Errorf("%w: block %d: %s", ErrBadBlock, facts.Block.Number(), j.Verdicts[i].Reason)
+		}
 		if tx.Config == nil || j.Verdicts[i].Code != peerpb.TxValidationCode_VALID {
 			continue
 		}
@@ -343,6 +346,13 @@ func (c *Channel) nextConfig(ctx context.Context, facts *Facts, j *Judgement) (*
 		return config, supported(config)
 	}
 	return nil, nil
+}
+
+// holdsData tells a CONFIG transaction whose data is not a configuration from one
+// without data. Fabric's peers stop at the former; the latter is merely not valid.
+func holdsData(tx *wire.Tx) bool {
+	e, fault := wire.ParseEnvelope(&commonpb.Envelope{Payload: tx.Payload})
+	return fault == nil && e.Data != nil
 }
 
 // log tells of the transactions that are not valid: ours at first, then those that

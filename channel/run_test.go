@@ -189,6 +189,23 @@ func TestConfigThatDoesNotApply(t *testing.T) {
 	if _, err := c.nextConfig(t.Context(), facts, &Judgement{Verdicts: make([]Verdict, 2)}); !errors.Is(err, ErrBadBlock) {
 		t.Errorf("two configurations in a block give %v, want %v", err, ErrBadBlock)
 	}
+	payload := &commonpb.Payload{}
+	if err := proto.Unmarshal(facts.Block.Txs[0].Payload, payload); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		data []byte
+		bad  bool
+	}{{[]byte{0xff}, true}, {nil, false}} {
+		payload.Data = test.data
+		envelope := &commonpb.Envelope{Payload: bytesOf(payload)}
+		b := &wire.Block{Proto: facts.Block.Proto, Txs: []*wire.Tx{wire.ParseTx(0, bytesOf(envelope))}}
+		code := b.Txs[0].BodyFault.Code
+		next, err := c.nextConfig(t.Context(), &Facts{Block: b, Config: c.Config()}, &Judgement{Verdicts: []Verdict{{Code: code}}})
+		if next != nil || errors.Is(err, ErrBadBlock) != test.bad {
+			t.Errorf("a configuration transaction with the data %x gives %v, %v", test.data, next, err)
+		}
+	}
 	invalid := &Judgement{Verdicts: []Verdict{{Code: peerpb.TxValidationCode_BAD_CREATOR_SIGNATURE}}}
 	facts.Block.Txs = facts.Block.Txs[:1]
 	if next, err := c.nextConfig(t.Context(), facts, invalid); err != nil || next != nil {

@@ -25,7 +25,7 @@ import (
 type plan struct {
 	block      *wire.Block
 	flags      []peerpb.TxValidationCode
-	seen       []bool // transaction ids that occurred before
+	seen       []occurrence // of the transactions' ids
 	updates    *updates
 	keys       []stateKey // of updates, in order
 	private    privateUpdates
@@ -155,16 +155,21 @@ func (l *Ledger) plan(b *wire.Block, flags []peerpb.TxValidationCode, before *vi
 }
 
 // planSeen is plan for which it is known what ids occurred before.
-func (l *Ledger) planSeen(b *wire.Block, flags []peerpb.TxValidationCode, seen []bool, before *view, commitHashBefore []byte) (*plan, error) {
+func (l *Ledger) planSeen(b *wire.Block, flags []peerpb.TxValidationCode, seen []occurrence, before *view, commitHashBefore []byte) (*plan, error) {
 	var err error
 	p := &plan{block: b, flags: flags, seen: seen, updates: newUpdates(&hinted{view: before, used: l.usedMeta})}
+	stands := map[string]bool{} // ids of which the validator let one transaction of the block stand
 	for i, tx := range b.Txs {
 		if flags[i] != peerpb.TxValidationCode_VALID {
 			continue
 		}
-		if seen[i] {
-			flags[i] = peerpb.TxValidationCode_DUPLICATE_TXID
-			continue
+		if isEndorsed(tx) {
+			id := tx.TxID()
+			if seen[i] == seenInIndex || seen[i] == seenInBlock && stands[id] {
+				flags[i] = peerpb.TxValidationCode_DUPLICATE_TXID
+				continue
+			}
+			stands[id] = true
 		}
 		if flags[i], err = p.decide(tx, rwset.Height{Block: b.Number(), Tx: uint64(i)}); err != nil {
 			return nil, fmt.Errorf("transaction %d: %w", i, err)
@@ -183,7 +188,7 @@ func (l *Ledger) planSeen(b *wire.Block, flags []peerpb.TxValidationCode, seen [
 
 // decide gives one transaction its final code and adds what it writes if it is valid.
 func (p *plan) decide(tx *wire.Tx, at rwset.Height) (peerpb.TxValidationCode, error) {
-	if commonpb.HeaderType(tx.ChannelHeader.GetType()) != commonpb.HeaderType_ENDORSER_TRANSACTION {
+	if !isEndorsed(tx) {
 		return peerpb.TxValidationCode_VALID, p.configure(tx, at)
 	}
 	switch {
@@ -197,6 +202,10 @@ func (p *plan) decide(tx *wire.Tx, at rwset.Height) (peerpb.TxValidationCode, er
 		return code, err
 	}
 	return code, p.updates.apply(tx.Endorsed.ReadWriteSet, at)
+}
+
+func isEndorsed(tx *wire.Tx) bool {
+	return commonpb.HeaderType(tx.ChannelHeader.GetType()) == commonpb.HeaderType_ENDORSER_TRANSACTION
 }
 
 // configKey is where Fabric's peers keep the channel's configuration: what a CONFIG

@@ -54,31 +54,43 @@ type txEntry struct {
 	code   peerpb.TxValidationCode
 }
 
+// occurrence tells where the id of a transaction occurred before.
+type occurrence uint8
+
+const (
+	firstSeen occurrence = iota // nowhere, or it has none
+	seenInBlock
+	seenInIndex // in an earlier block
+)
+
 // seen looks up which of a block's transaction ids are in the index already, or
 // occur earlier in the block. Transactions without an id are never seen.
-func (x index) seen(b *wire.Block) ([]bool, error) {
-	seen := make([]bool, len(b.Txs))
-	inBlock := make(map[string]struct{}, len(b.Txs))
+func (x index) seen(b *wire.Block) ([]occurrence, error) {
+	seen := make([]occurrence, len(b.Txs))
+	inBlock := make(map[string]occurrence, len(b.Txs))
 	for i, tx := range b.Txs {
-		id := tx.TxID()
+		id := tx.IndexID()
 		if id == "" {
 			continue
 		}
-		_, dup := inBlock[id]
-		if !dup {
-			inBlock[id] = struct{}{}
-			var err error
-			if dup, err = x.has(txKey(id)); err != nil {
-				return nil, err
-			}
+		if again, ok := inBlock[id]; ok {
+			seen[i] = again
+			continue
 		}
-		seen[i] = dup
+		inBlock[id] = seenInBlock
+		known, err := x.has(txKey(id))
+		if err != nil {
+			return nil, err
+		}
+		if known {
+			seen[i], inBlock[id] = seenInIndex, seenInIndex
+		}
 	}
 	return seen, nil
 }
 
 // batch is what adds a block to the index. seen comes from the method of that name.
-func (x index) batch(b *wire.Block, flags []peerpb.TxValidationCode, seen []bool, at location) *leveldb.Batch {
+func (x index) batch(b *wire.Block, flags []peerpb.TxValidationCode, seen []occurrence, at location) *leveldb.Batch {
 	batch := &leveldb.Batch{}
 	number := b.Number()
 	v := binary.AppendUvarint(nil, uint64(at.File))
@@ -87,7 +99,7 @@ func (x index) batch(b *wire.Block, flags []peerpb.TxValidationCode, seen []bool
 	batch.Put(numberKey(number), v)
 	batch.Put(hashKey(b.Hash), binary.AppendUvarint(nil, number))
 	for i, tx := range b.Txs {
-		if id := tx.TxID(); id != "" && !seen[i] {
+		if id := tx.IndexID(); id != "" && seen[i] == firstSeen {
 			v = binary.AppendUvarint(v[:0], number)
 			v = binary.AppendUvarint(v, uint64(i))
 			batch.Put(txKey(id), append(v, byte(flags[i])))

@@ -190,7 +190,7 @@ func (l *Ledger) reapply(b *wire.Block, recorded []peerpb.TxValidationCode, befo
 		return nil, fmt.Errorf("store %s: snapshot: %w", l.state.dir, err)
 	}
 	defer v.release()
-	seen := make([]bool, len(b.Txs)) // duplicates are recorded as such
+	seen := make([]occurrence, len(b.Txs)) // duplicates are recorded as such
 	flags := slices.Clone(recorded)
 	for i, f := range flags {
 		// What only the state can tell is found anew.

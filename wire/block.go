@@ -42,6 +42,17 @@ type Tx struct {
 // TxID is the transaction id that the channel header claims, or "".
 func (t *Tx) TxID() string { return t.ChannelHeader.GetTxId() }
 
+// IndexID is the id under which a ledger finds the transaction, valid or not: what
+// the channel header claims or, when that is empty, what nonce and creator give. It
+// is "" for a transaction whose headers do not parse. A later transaction of this id
+// is a duplicate (GetOrComputeTxIDFromEnvelope of Fabric's protoutil).
+func (t *Tx) IndexID() string {
+	if id := t.TxID(); id != "" || t.ChannelHeader == nil || t.SignatureHeader == nil {
+		return id
+	}
+	return TxID(t.SignatureHeader.Nonce, t.SignatureHeader.Creator)
+}
+
 // Endorsed is the content of an ENDORSER_TRANSACTION. Fabric allows one action.
 type Endorsed struct {
 	ChaincodeID     *peerpb.ChaincodeID // of the header extension: the chaincode that was called

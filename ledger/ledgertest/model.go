@@ -44,11 +44,9 @@ func (m *Model) Commit(t testing.TB, b *wire.Block, flags []peerpb.TxValidationC
 	t.Helper()
 	touched := map[Key]bool{} // by this block
 	out := slices.Clone(flags)
+	stands := map[string]bool{}
 	for i, tx := range b.Txs {
-		duplicate := m.seen[tx.TxID()]
-		if tx.TxID() != "" {
-			m.seen[tx.TxID()] = true
-		}
+		duplicate := m.seen[tx.TxID()] || stands[tx.TxID()]
 		if flags[i] != peerpb.TxValidationCode_VALID || tx.Endorsed == nil {
 			continue
 		}
@@ -56,9 +54,15 @@ func (m *Model) Commit(t testing.TB, b *wire.Block, flags []peerpb.TxValidationC
 			out[i] = peerpb.TxValidationCode_DUPLICATE_TXID
 			continue
 		}
+		stands[tx.TxID()] = true
 		out[i] = m.check(t, tx.Endorsed.ReadWriteSet, touched)
 		if out[i] == peerpb.TxValidationCode_VALID {
 			m.apply(tx.Endorsed.ReadWriteSet, rwset.Height{Block: b.Number(), Tx: uint64(i)}, touched)
+		}
+	}
+	for _, tx := range b.Txs {
+		if id := tx.IndexID(); id != "" {
+			m.seen[id] = true
 		}
 	}
 	return out
