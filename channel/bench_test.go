@@ -69,7 +69,7 @@ func BenchmarkValidate(b *testing.B) {
 	b.ReportMetric(token.Seconds()/b.Elapsed().Seconds(), "of-token-rate")
 }
 
-// BenchmarkReplay takes the whole chain of testdata/interop, 96 transactions in
+// BenchmarkReplay takes the whole chain of testdata/interop, 86 transactions in
 // eleven blocks, into a fresh ledger: the small blocks show the fixed cost of one.
 func BenchmarkReplay(b *testing.B) {
 	transactions := 0
