@@ -15,7 +15,7 @@ setup-test: ## install what testing needs
 	@scripts/setup test
 
 build: setup ## build the binaries into bin/
-	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/strongroom ./examples/asset-go
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/strongroom ./examples/asset-go ./examples/kv-go
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/strongroom-audit ./cmd/strongroom-load
 
 quickstart: build ## a network, real transactions, sealed bytes, verified provenance

@@ -4,12 +4,11 @@
 //
 //	CHAINCODE_SERVER_ADDRESS=127.0.0.1:9999 CORE_CHAINCODE_ID_NAME=kv_1.0:… kv-go
 //
-// Whoever can reach that address can talk to it: it is meant for one machine.
+// See shim.Start for the rest of its environment.
 package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -22,18 +21,11 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, os.Getenv, slog.New(slog.NewTextHandler(os.Stderr, nil))); err != nil {
-		fmt.Fprintln(os.Stderr, "kv-go:", err)
+	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	if err := shim.Start(ctx, store{}, shim.Config{Logger: log}, os.Getenv); err != nil {
+		log.Error("chaincode ends", "error", err)
 		os.Exit(1)
 	}
-}
-
-func run(ctx context.Context, env func(string) string, log *slog.Logger) error {
-	cfg := shim.Config{Address: env("CHAINCODE_SERVER_ADDRESS"), PackageID: env("CORE_CHAINCODE_ID_NAME"), Logger: log}
-	if cfg.Address == "" {
-		return errors.New("CHAINCODE_SERVER_ADDRESS is not set; give the address to listen on, like 127.0.0.1:9999")
-	}
-	return shim.Serve(ctx, store{}, cfg)
 }
 
 // store is the chaincode. It keeps no state of its own.

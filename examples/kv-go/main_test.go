@@ -1,8 +1,6 @@
 package main
 
 import (
-	"log/slog"
-	"strings"
 	"testing"
 
 	"strongroom/chaincode"
@@ -21,12 +19,5 @@ func TestStore(t *testing.T) {
 		if out, err := p.Evaluate(call[0], call[1:]...); err != nil || out.Response.Status < 400 {
 			t.Errorf("%v: %v %v", call, out, err)
 		}
-	}
-}
-
-func TestEnvironment(t *testing.T) {
-	err := run(t.Context(), func(string) string { return "" }, slog.New(slog.DiscardHandler))
-	if err == nil || !strings.Contains(err.Error(), "CHAINCODE_SERVER_ADDRESS is not set") {
-		t.Error(err)
 	}
 }
