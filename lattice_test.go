@@ -25,6 +25,7 @@ acl                    policy msp bccsp channel/configtx
 channel/configtx       policy msp bccsp
 channel/lifecycle      -
 ledger/rwset           -
+ledger/compress        -
 ledger/seal            bccsp
 ledger/translog        -
 ledger/provenance      bccsp ledger/translog

@@ -40,8 +40,10 @@ type blockLog struct {
 	tailSize int64
 }
 
-func (g *blockLog) path(file uint32) string {
-	return filepath.Join(g.dir, fmt.Sprintf("%06d.blocks", file))
+func (g *blockLog) path(file uint32) string { return blockFile(g.dir, file) }
+
+func blockFile(dir string, file uint32) string {
+	return filepath.Join(dir, fmt.Sprintf("%06d.blocks", file))
 }
 
 // files returns the numbers of the log's files. Gaps and other files are errors.
@@ -73,7 +75,7 @@ func (g *blockLog) files() ([]uint32, error) {
 // next is the number of the block expected at from; blocks below known were
 // acknowledged once, so that it is an error when one of them is not there.
 func openBlockLog(dir string, maxFile int64, logger *slog.Logger, from location, next, known uint64,
-	visit func(number uint64, at location, sealed []byte) error) (*blockLog, error) {
+	visit func(r record, at location) error) (*blockLog, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("block log: %w", err)
 	}
@@ -127,7 +129,7 @@ type logScan struct {
 	log   *blockLog
 	next  uint64
 	known uint64
-	visit func(number uint64, at location, sealed []byte) error
+	visit func(r record, at location) error
 	buf   []byte
 }
 
@@ -182,14 +184,14 @@ func (s *logScan) record(f *os.File, file uint32, offset, size int64) (length in
 	if _, err := f.ReadAt(s.buf, offset); err != nil {
 		return 0, nil, err
 	}
-	number, sealed, bad := parseFrame(s.buf)
+	r, bad := parseFrame(s.buf)
 	if bad != nil {
 		return 0, bad, nil
 	}
-	if number != s.next {
-		return 0, nil, fmt.Errorf("record holds block %d where block %d should be", number, s.next)
+	if r.number != s.next {
+		return 0, nil, fmt.Errorf("record holds block %d where block %d should be", r.number, s.next)
 	}
-	if err := s.visit(number, location{File: file, Offset: offset, Length: length}, sealed); err != nil {
+	if err := s.visit(r, location{File: file, Offset: offset, Length: length}); err != nil {
 		return 0, nil, err
 	}
 	s.next++
@@ -217,7 +219,7 @@ func (s *logScan) cut(f *os.File, path string, offset, size int64, last bool, ba
 			break
 		}
 		i += j
-		if _, _, err := parseFrame(rest[i:]); err == nil {
+		if _, err := parseFrame(rest[i:]); err == nil {
 			return fmt.Errorf("%w, and a whole record follows at byte %d: %s", bad, offset+int64(i), advice)
 		}
 	}
@@ -271,25 +273,25 @@ func (g *blockLog) sync() error {
 	return nil
 }
 
-// read returns the sealed block of a record.
-func (g *blockLog) read(number uint64, at location) ([]byte, error) {
-	f, err := os.Open(g.path(at.File))
+// readRecord reads the record of a block in a log's folder.
+func readRecord(dir string, number uint64, at location) (record, error) {
+	f, err := os.Open(blockFile(dir, at.File))
 	if err != nil {
-		return nil, fmt.Errorf("block %d: block log: %w", number, err)
+		return record{}, fmt.Errorf("block %d: block log: %w", number, err)
 	}
 	defer f.Close()
 	frame := make([]byte, at.Length)
 	if _, err := f.ReadAt(frame, at.Offset); err != nil {
-		return nil, fmt.Errorf("block %d: block log file %s, byte %d: %w", number, f.Name(), at.Offset, err)
+		return record{}, fmt.Errorf("block %d: block log file %s, byte %d: %w", number, f.Name(), at.Offset, err)
 	}
-	got, sealed, err := parseFrame(frame)
-	if err == nil && got != number {
-		err = fmt.Errorf("record holds block %d", got)
+	r, err := parseFrame(frame)
+	if err == nil && r.number != number {
+		err = fmt.Errorf("record holds block %d", r.number)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("block %d: block log file %s, byte %d: %w: the file is damaged; restore it", number, f.Name(), at.Offset, err)
+		return record{}, fmt.Errorf("block %d: block log file %s, byte %d: %w: the file is damaged; restore it", number, f.Name(), at.Offset, err)
 	}
-	return sealed, nil
+	return r, nil
 }
 
 func (g *blockLog) close() error {

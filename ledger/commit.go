@@ -97,16 +97,20 @@ func (l *Ledger) commit(b *wire.Block, flags []peerpb.TxValidationCode) error {
 	if err := l.hook("begin"); err != nil {
 		return err
 	}
+	l.records.begin(b)
 	p, err := l.plan(b, flags, l.view, l.end.commitHash)
 	if err != nil {
-		return err
+		return errors.Join(err, l.records.wait())
 	}
 	setMetadata(b.Proto, flags, p.commitHash)
 	timer("decide")
 	if err := l.step("private", func() error { return l.private.settle(p) }); err != nil {
+		return errors.Join(err, l.records.wait())
+	}
+	if err := l.records.finish(b); err != nil {
 		return err
 	}
-	at, err := l.seal(p)
+	at, err := l.log.place(len(l.records.frame))
 	if err != nil {
 		return err
 	}
@@ -264,29 +268,6 @@ func setMetadata(b *commonpb.Block, flags []peerpb.TxValidationCode, commitHash 
 	}
 }
 
-func (l *Ledger) blockPlace(number uint64) seal.Place {
-	return seal.Place{Kind: seal.KindBlock, Channel: l.config.ChannelID, Block: number}
-}
-
-// seal makes the block's record in l.frame and takes a place for it.
-func (l *Ledger) seal(p *plan) (location, error) {
-	number := p.block.Number()
-	plain, err := proto.MarshalOptions{}.MarshalAppend(l.plain[:0], p.block.Proto)
-	if err != nil {
-		return location{}, fmt.Errorf("common.Block: %w", err)
-	}
-	l.plain = plain
-	frame, err := l.config.Keyring.Seal(startFrame(l.frame[:0]), plain, l.blockPlace(number))
-	if err != nil {
-		return location{}, err
-	}
-	l.frame = frame
-	if err := finishFrame(frame, number); err != nil {
-		return location{}, err
-	}
-	return l.log.place(len(frame))
-}
-
 // batches are what brings the stores up to a block.
 type batches struct{ index, state, history *leveldb.Batch }
 
@@ -295,7 +276,7 @@ type batches struct{ index, state, history *leveldb.Batch }
 func (l *Ledger) append(p *plan, at location) (out batches, err error) {
 	var g errgroup.Group
 	g.Go(func() error {
-		if err := l.step("append", func() error { return l.log.write(at, l.frame) }); err != nil {
+		if err := l.step("append", func() error { return l.log.write(at, l.records.frame) }); err != nil {
 			return err
 		}
 		return l.step("sync", l.log.sync)

@@ -14,10 +14,11 @@ import (
 
 // The file FORMAT says in which form a ledger's folder is, and of which channel:
 //
-//	strongroom ledger 2
+//	strongroom ledger 3
 //	channel NAME
 //
-// Version 1 kept the stores in goleveldb's own files, readable but for values. Its
+// Version 2 had no compressed blocks; its records stay as they are and are read in
+// place. Version 1 kept the stores in goleveldb's own files, readable but for values. Its
 // upgrade has an intermediate form, with the number of blocks that version 1 had:
 //
 //	strongroom ledger 1 to 2
@@ -26,7 +27,8 @@ import (
 const (
 	formatFile  = "FORMAT"
 	formatHead  = "strongroom ledger "
-	formatNow   = "2"
+	formatNow   = "3"
+	formatPlain = "2"
 	formatOld   = "1"
 	formatRise  = "1 to 2"
 	privateName = "private"
@@ -66,7 +68,7 @@ func parseForm(content string) (folderForm, bool) {
 		}
 		f.height = n
 	}
-	known := f.version == formatOld || f.version == formatRise || f.version == formatNow
+	known := f.version == formatOld || f.version == formatRise || f.version == formatPlain || f.version == formatNow
 	return f, known && f.marshal() == content
 }
 
@@ -120,7 +122,7 @@ func (l *Ledger) checkFolder() (folderForm, error) {
 // Crash points of the upgrade: until FORMAT is replaced here, version 1 is as it was,
 // with a half-made folder private.new that the next try removes. Then the old
 // stores go (clearOld, which may be repeated), the others are rebuilt from the
-// block log as in any recovery, and FORMAT becomes version 2 when all of them are
+// block log as in any recovery, and FORMAT becomes the present version when all of them are
 // whole (endUpgrade). A crash before that starts the rebuild again.
 func (l *Ledger) beginUpgrade() (folderForm, error) {
 	form := folderForm{version: formatRise, channel: l.config.ChannelID}
@@ -234,7 +236,8 @@ func (l *Ledger) clearOld() error {
 	return syncDir(l.config.Dir)
 }
 
-// endUpgrade makes an upgrade final when all its blocks are applied.
+// endUpgrade makes an upgrade final when all its blocks are applied, and before
+// anything is written that only this version reads.
 func (l *Ledger) endUpgrade(from folderForm) error {
 	if from.version == formatNow {
 		return nil

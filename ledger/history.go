@@ -6,11 +6,9 @@ import (
 
 	"github.com/syndtr/goleveldb/leveldb"
 	"github.com/syndtr/goleveldb/leveldb/iterator"
-	"google.golang.org/protobuf/proto"
 
 	"strongroom/ledger/rwset"
 	"strongroom/wire"
-	"strongroom/wire/commonpb"
 	"strongroom/wire/kvrwsetpb"
 	"strongroom/wire/peerpb"
 	"strongroom/wire/queryresultpb"
@@ -135,20 +133,4 @@ func newModification(tx *wire.Tx, w *kvrwsetpb.KVWrite) *queryresultpb.KeyModifi
 	return &queryresultpb.KeyModification{
 		TxId: tx.TxID(), Value: w.GetValue(), Timestamp: tx.ChannelHeader.GetTimestamp(), IsDelete: rwset.IsDelete(w),
 	}
-}
-
-// decodeBlock opens and reads a sealed block.
-func (l *Ledger) decodeBlock(number uint64, sealed []byte) (*commonpb.Block, error) {
-	plain, err := l.config.Keyring.Open(nil, sealed, l.blockPlace(number))
-	if err != nil {
-		return nil, err
-	}
-	b := &commonpb.Block{}
-	if err := proto.Unmarshal(plain, b); err != nil {
-		return nil, fmt.Errorf("block %d: %w", number, err)
-	}
-	if got := b.GetHeader().GetNumber(); got != number {
-		return nil, fmt.Errorf("block %d: its header has number %d", number, got)
-	}
-	return b, nil
 }

@@ -55,8 +55,7 @@ type Ledger struct {
 	usedMeta map[string]bool
 	failed   error // why commits are refused; guarded by commitMu
 	hook     func(step string) error
-	plain    []byte // scratch of a commit: the block
-	frame    []byte // scratch of a commit: its record
+	records  *blockRecords
 
 	mu     sync.RWMutex // guards what follows
 	end    end
@@ -94,6 +93,9 @@ func Open(ctx context.Context, c Config) (*Ledger, error) {
 	l := &Ledger{
 		config: c, sealer: sealer{keyring: c.Keyring, channel: c.ChannelID}, parsed: parsed,
 		grown: make(chan struct{}), usedMeta: map[string]bool{}, hook: func(string) error { return nil },
+	}
+	if l.records, err = newBlockRecords(c, l.readRecord); err != nil {
+		return nil, fmt.Errorf("ledger: %w", err)
 	}
 	if err := l.open(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("ledger of channel %q: %w", c.ChannelID, err), l.closeFiles())

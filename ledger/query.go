@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"path/filepath"
 
 	"google.golang.org/protobuf/proto"
 
@@ -62,16 +63,23 @@ func (l *Ledger) cached(number uint64) (*wire.Block, <-chan struct{}, error) {
 
 // readBlock reads a block from the log.
 func (l *Ledger) readBlock(number uint64) (*commonpb.Block, error) {
+	r, err := l.readRecord(number)
+	if err != nil {
+		return nil, err
+	}
+	return l.records.decode(r)
+}
+
+// readRecord reads the record of a block that is in the index.
+func (l *Ledger) readRecord(number uint64) (record, error) {
 	at, err := l.index.location(number)
 	if err != nil {
-		return nil, err
+		return record{}, err
 	}
-	sealed, err := l.log.read(number, at)
-	if err != nil {
-		return nil, err
-	}
-	return l.decodeBlock(number, sealed)
+	return readRecord(l.blocksDir(), number, at)
 }
+
+func (l *Ledger) blocksDir() string { return filepath.Join(l.config.Dir, "blocks") }
 
 // parsedBlock returns a block that is in the log, parsed.
 func (l *Ledger) parsedBlock(number uint64) (*wire.Block, error) {

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"slices"
 
 	"golang.org/x/sync/errgroup"
@@ -31,14 +30,14 @@ func (l *Ledger) recover(ctx context.Context, known uint64) error {
 		return err
 	}
 	last := indexed.hash
-	l.log, err = openBlockLog(filepath.Join(l.config.Dir, "blocks"), l.config.BlockFileSize, l.config.Logger,
+	l.log, err = openBlockLog(l.blocksDir(), l.config.BlockFileSize, l.config.Logger,
 		indexed.end, indexed.next, max(indexed.next, state, history, known),
-		func(number uint64, at location, sealed []byte) error {
+		func(r record, at location) error {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			l.progress("reading the block log", number, 0)
-			last, err = l.reindex(number, at, sealed, last)
+			l.progress("reading the block log", r.number, 0)
+			last, err = l.reindex(r, at, last)
 			return err
 		})
 	if err != nil {
@@ -60,13 +59,13 @@ func (l *Ledger) progress(what string, block, of uint64) {
 }
 
 // reindex adds a block of the log to the index and returns its hash.
-func (l *Ledger) reindex(number uint64, at location, sealed, previous []byte) ([]byte, error) {
-	b, flags, err := l.recorded(number, sealed)
+func (l *Ledger) reindex(r record, at location, previous []byte) ([]byte, error) {
+	b, flags, err := l.recorded(r)
 	if err != nil {
 		return nil, err
 	}
 	if got := b.Proto.Header.GetPreviousHash(); !bytes.Equal(got, previous) {
-		return nil, fmt.Errorf("block %d has previous_hash %x, the block before has %x", number, got, previous)
+		return nil, fmt.Errorf("block %d has previous_hash %x, the block before has %x", r.number, got, previous)
 	}
 	seen, err := l.index.seen(b)
 	if err != nil {
@@ -76,14 +75,14 @@ func (l *Ledger) reindex(number uint64, at location, sealed, previous []byte) ([
 }
 
 // recorded reads a block and the flags that were recorded in it.
-func (l *Ledger) recorded(number uint64, sealed []byte) (*wire.Block, []peerpb.TxValidationCode, error) {
-	proto, err := l.decodeBlock(number, sealed)
+func (l *Ledger) recorded(r record) (*wire.Block, []peerpb.TxValidationCode, error) {
+	proto, err := l.records.decode(r)
 	if err != nil {
 		return nil, nil, err
 	}
 	b, err := wire.ParseBlock(proto)
 	if err != nil {
-		return nil, nil, fmt.Errorf("block %d: %w", number, err)
+		return nil, nil, fmt.Errorf("block %d: %w", r.number, err)
 	}
 	flags, err := recordedFlags(b)
 	return b, flags, err
@@ -127,15 +126,11 @@ func (l *Ledger) replay(ctx context.Context, state, history uint64) error {
 			return err
 		}
 		l.progress("applying blocks again", n, t.next)
-		at, err := l.index.location(n)
+		r, err := l.readRecord(n)
 		if err != nil {
 			return err
 		}
-		sealed, err := l.log.read(n, at)
-		if err != nil {
-			return err
-		}
-		b, flags, err := l.recorded(n, sealed)
+		b, flags, err := l.recorded(r)
 		if err != nil {
 			return err
 		}
@@ -225,8 +220,15 @@ func (l *Ledger) loadEnd() error {
 	}
 	e := end{height: t.next}
 	if t.next > 0 {
-		b, err := l.readBlock(t.next - 1)
+		r, err := l.readRecord(t.next - 1)
 		if err != nil {
+			return err
+		}
+		b, err := l.records.decode(r)
+		if err != nil {
+			return err
+		}
+		if err := l.records.resume(r); err != nil {
 			return err
 		}
 		e.hash, e.previous = wire.BlockHash(b.Header), b.Header.PreviousHash

@@ -277,7 +277,7 @@ func TestDamage(t *testing.T) {
 		"bit in the middle": {rebuild, func(b []byte) []byte { b[starts[6]+100] ^= 1; return b },
 			fmt.Sprintf("byte %d: record's checksum is wrong, and a whole record follows at byte %d", starts[6], starts[7])},
 		"bit in a header": {rebuild, func(b []byte) []byte { b[starts[6]] ^= 1; return b },
-			fmt.Sprintf("byte %d: record does not start with SRB1, and a whole record follows at byte %d", starts[6], starts[7])},
+			fmt.Sprintf("byte %d: record does not start with SRB1 or SRB2, and a whole record follows at byte %d", starts[6], starts[7])},
 		"length too long": {rebuild, func(b []byte) []byte { b[starts[6]+4] |= 0x10; return b },
 			fmt.Sprintf("byte %d: record is not complete, and a whole record follows", starts[6])},
 		"bit in the last record": {[]string{"index"}, func(b []byte) []byte { b[len(b)-1] ^= 1; return b },
@@ -381,7 +381,7 @@ func TestOpenRefuses(t *testing.T) {
 		"other channel": {prepareThen(k, func(*testing.T, string) {}), func(c *Config) { c.ChannelID = "other" },
 			`is the ledger of channel "mychannel"`},
 		"later format": {prepareThen(k, func(t *testing.T, dir string) {
-			if err := os.WriteFile(filepath.Join(dir, "FORMAT"), []byte("strongroom ledger 3\nchannel mychannel\n"), 0o600); err != nil {
+			if err := os.WriteFile(filepath.Join(dir, "FORMAT"), []byte("strongroom ledger 99\nchannel mychannel\n"), 0o600); err != nil {
 				t.Fatal(err)
 			}
 		}), nil, "not of a form that this version knows"},

@@ -303,8 +303,19 @@ func alter(t *testing.T, name string, change func([]byte) []byte) {
 // the whole Fabric channel, and private writes that wait.
 func version1(t *testing.T) (dir string, k *seal.Keyring) {
 	t.Helper()
+	return fixture(t, "version1.tar.gz")
+}
+
+// version2 is the same of version 2.
+func version2(t *testing.T) (dir string, k *seal.Keyring) {
+	t.Helper()
+	return fixture(t, "version2.tar.gz")
+}
+
+func fixture(t *testing.T, name string) (dir string, k *seal.Keyring) {
+	t.Helper()
 	root := memoryDir(t)
-	f, err := os.Open(filepath.Join("testdata", "version1.tar.gz"))
+	f, err := os.Open(filepath.Join("testdata", name))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -361,7 +372,7 @@ func checkUpgraded(t *testing.T, dir string, k *seal.Keyring) {
 	if found, files := fixtureGrams(t).find(t, dir); len(found) > 0 || files < 10 {
 		t.Errorf("of %d files these are readable: %q", files, found)
 	}
-	if b, err := os.ReadFile(filepath.Join(dir, formatFile)); err != nil || string(b) != "strongroom ledger 2\nchannel mychannel\n" {
+	if b, err := os.ReadFile(filepath.Join(dir, formatFile)); err != nil || string(b) != "strongroom ledger 3\nchannel mychannel\n" {
 		t.Errorf("FORMAT is %q, %v", b, err)
 	}
 	entries, err := os.ReadDir(dir)
@@ -383,7 +394,7 @@ func TestUpgrade(t *testing.T) {
 		}
 	}
 	checkUpgraded(t, dir, k)
-	checkUpgraded(t, dir, k) // and once more as version 2
+	checkUpgraded(t, dir, k) // and once more as the present version
 }
 
 // An upgrade that stops at any step is done again at the next start.
@@ -458,7 +469,7 @@ func TestUpgradeKeepsHeight(t *testing.T) {
 }
 
 func TestParseForm(t *testing.T) {
-	for _, f := range []folderForm{{"1", "c", 0}, {"2", "c", 0}, {"1 to 2", "c", 12}} {
+	for _, f := range []folderForm{{"1", "c", 0}, {"2", "c", 0}, {"3", "c", 0}, {"1 to 2", "c", 12}} {
 		if got, ok := parseForm(f.marshal()); !ok || got != f {
 			t.Errorf("%+v is read as %+v, %t", f, got, ok)
 		}

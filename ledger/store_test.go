@@ -252,24 +252,25 @@ func TestDamagedRow(t *testing.T) {
 
 func FuzzFrame(f *testing.F) {
 	frame := append(startFrame(nil), "sealed"...)
-	if err := finishFrame(frame, 7); err != nil {
+	if err := finishFrame(frame, 7, formCompressed); err != nil {
 		f.Fatal(err)
 	}
 	f.Add(frame)
 	f.Add(frame[:frameHeader])
-	f.Add([]byte(frameMagic))
+	f.Add([]byte(frameMagic + "1"))
+	f.Add([]byte(frameMagic + "3"))
 	f.Add(bytes.Repeat([]byte{0xff}, 40))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		number, payload, err := parseFrame(b)
+		r, err := parseFrame(b)
 		if err != nil {
 			return
 		}
-		again := append(startFrame(nil), payload...)
-		if err := finishFrame(again, number); err != nil {
+		again := append(startFrame(nil), r.sealed...)
+		if err := finishFrame(again, r.number, r.form); err != nil {
 			t.Fatal(err)
 		}
 		if !bytes.Equal(again, b[:len(again)]) {
-			t.Errorf("%x is read as block %d, %x", b, number, payload)
+			t.Errorf("%x is read as %+v", b, r)
 		}
 	})
 }

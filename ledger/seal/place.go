@@ -21,12 +21,15 @@ const (
 	KindCommitted     Kind = 8 // private writes of a committed transaction
 	KindPackage       Kind = 9 // an installed chaincode package
 	KindFile          Kind = 10
+	// KindCompressedBlock is a whole block of a channel's log that was compressed.
+	KindCompressedBlock Kind = 11
 )
 
 var kindNames = map[Kind]string{
 	KindBlock: "block", KindState: "state", KindStateMetadata: "state with metadata", KindHash: "private hash",
 	KindHashMetadata: "private hash with metadata", KindPrivate: "private value", KindKept: "kept private writes",
 	KindCommitted: "committed private writes", KindPackage: "chaincode package", KindFile: "file",
+	KindCompressedBlock: "compressed block",
 }
 
 // Place is where a sealed value belongs. All of it is associated data: a value
