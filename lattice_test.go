@@ -46,6 +46,7 @@ softhsm-tests/faulty   -
 examples               chaincode/shim chaincode/chaincodetest policy acl
 cmd/strongroom/devnet  firmware-profiles
 cmd/strongroom-audit   appliance/version ledger/evidence ledger channel policy msp bccsp
+cmd/documented         -
 cmd/strongroom-load    -
 cmd/strongroom         appliance bccsp chaincode/ccpackage channel/configtx ledger/evidence ledger/translog cmd/strongroom/devnet firmware-profiles acl policy examples/policy
 `

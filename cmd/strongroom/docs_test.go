@@ -1,0 +1,9 @@
+package main
+
+import (
+	"testing"
+
+	"strongroom/cmd/documented"
+)
+
+func TestDocumented(t *testing.T) { documented.Commands(t, root(), "../..") }
