@@ -35,7 +35,7 @@ func (n *node) openBundle(ctx context.Context, data string, c config.Bundle, lay
 		source = bundles.Folder(c.Folder)
 	}
 	if n.bundle, err = bundles.Open(ctx, bundles.Config{
-		Dir: filepath.Join(data, "policy"), Source: source, Poll: time.Duration(c.Poll), Verifier: n.token, Key: key,
+		Dir: filepath.Join(data, "policy"), Source: source, Poll: time.Duration(c.Poll), Verifier: n.tokens, Key: key,
 		Layers: layers, Endorse: vetoes, Logger: n.log, Observe: n.metrics.Bundle,
 	}); err != nil {
 		return fmt.Errorf("policy.bundle: %w", err)

@@ -55,7 +55,7 @@ func TestBundleOfTheConfiguration(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := &node{log: slog.New(slog.DiscardHandler), metrics: operations.NewMetrics(), token: token, engine: engine}
+	n := &node{log: slog.New(slog.DiscardHandler), metrics: operations.NewMetrics(), tokens: alone(t, token), engine: engine}
 	if n.policyBundles() != nil {
 		t.Error("a statement would name a bundle that there is not")
 	}

@@ -91,7 +91,7 @@ func (c *channels) openLedger(ctx context.Context, id string) (*ledger.Ledger, e
 		Keyring:   c.keyring,
 		Logger:    c.node.log.With("channel", id),
 
-		Checkpoints:    c.node.token,
+		Checkpoints:    c.node.tokens.Keeper,
 		CheckpointName: checkpointName(c.node.key, id),
 
 		Observe: func(stage string, took time.Duration) { c.node.metrics.Stage(id, "ledger "+stage, took) },
@@ -171,7 +171,7 @@ func (c *channels) follow(ctx context.Context, id string, l *ledger.Ledger) (err
 	}
 	if j.orderers, err = client.New(client.Config{
 		Endpoints: endpoints, Identity: c.node.identity, Certificate: c.certificate, Logger: log,
-		VerifyConnection: verifyChainInToken(c.node.token),
+		VerifyConnection: verifyChainInToken(c.node.tokens),
 	}); err != nil {
 		return err
 	}
@@ -352,7 +352,7 @@ func (r recorder) Record(ctx context.Context, blocks ...channel.CommittedBlock) 
 
 // describe is what every statement says of this peer.
 func (n *node) describe() provenance.Peer {
-	info := n.token.Info()
+	info := n.tokens.Own.Info()
 	build := version.Read()
 	return provenance.Peer{
 		Signer:     n.statementSigner(),

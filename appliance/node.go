@@ -29,9 +29,7 @@ type node struct {
 	log      *slog.Logger
 	metrics  *operations.Metrics
 	ops      *operations.Server // nil without an address
-	token    *pkcs11.Token
-	others   []*pkcs11.Token // further verifiers
-	group    *pkcs11.Group   // token and others
+	tokens   *Tokens
 	identity *msp.LocalIdentity
 	key      string // label of the identity's key
 	engine   *policy.Engine
@@ -43,11 +41,16 @@ type node struct {
 // logs in once and runs the self-test. A device whose firmware profile, if one is
 // named, forbids what the peer would use it for is refused before it is opened.
 func OpenToken(ctx context.Context, c config.Token, metrics *operations.Metrics) (*pkcs11.Token, error) {
-	return openToken(ctx, c, metrics, nil)
+	token, err := openToken(ctx, c, metrics, nil, nil)
+	if err != nil {
+		return nil, fmt.Errorf("token: %w", err)
+	}
+	return token, nil
 }
 
-func openToken(ctx context.Context, c config.Token, metrics *operations.Metrics, alarm func(pkcs11.Event, error)) (*pkcs11.Token, error) {
-	if err := obeyProfile(c); err != nil {
+// openToken opens one token; with verifiers it only signs.
+func openToken(ctx context.Context, c config.Token, metrics *operations.Metrics, alarm func(pkcs11.Event, error), verifiers *pkcs11.Group) (*pkcs11.Token, error) {
+	if err := obeyProfile(c, verifiers == nil); err != nil {
 		return nil, err
 	}
 	for name, value := range c.Environment {
@@ -72,11 +75,10 @@ func openToken(ctx context.Context, c config.Token, metrics *operations.Metrics,
 		cfg.Observe = metrics.HSM
 		cfg.PoolWait = metrics.HSMWait
 	}
-	token, err := pkcs11.Open(ctx, cfg)
-	if err != nil {
-		return nil, fmt.Errorf("token: %w", err)
+	if verifiers != nil {
+		cfg.Verifier = verifiers
 	}
-	return token, nil
+	return pkcs11.Open(ctx, cfg)
 }
 
 // alarms logs what a token's driver says of its state; docs/operator-hsm.md explains
@@ -91,22 +93,11 @@ func alarms(log *slog.Logger, label string) func(pkcs11.Event, error) {
 	}
 }
 
-// openGroup opens the further tokens and joins them with the node's own.
-func (n *node) openGroup(ctx context.Context, verifiers []config.Token) (err error) {
-	for i, c := range verifiers {
-		t, err := openToken(ctx, c, n.metrics, alarms(n.log, c.Label+c.Serial))
-		if err != nil {
-			return fmt.Errorf("verifiers[%d]: %w", i, err)
-		}
-		n.others = append(n.others, t)
-	}
-	n.group, err = pkcs11.NewGroup(append([]*pkcs11.Token{n.token}, n.others...)...)
-	return err
-}
-
 // keyHolder finds signing keys: a token, or a group of them.
 type keyHolder interface {
+	bccsp.Verifier
 	Signer(ctx context.Context, label string) (*bccsp.Signer, error)
+	TLSKey(ctx context.Context, label string) (*bccsp.TLSKey, error)
 }
 
 // LoadIdentity finds a node's key in the token and proves that its certificate is
@@ -136,15 +127,14 @@ func openNode(ctx context.Context, log *slog.Logger, n config.Node, t config.Tok
 			err = errors.Join(err, nd.close())
 		}
 	}()
-	if nd.token, err = openToken(ctx, t, nd.metrics, alarms(log, t.Label+t.Serial)); err != nil {
+	if nd.tokens, err = OpenTokens(ctx, t, verifiers, nd.metrics, log); err != nil {
 		return nil, err
 	}
-	info := nd.token.Info()
-	log.Info("token is open and passed its self-test", "label", info.Label, "serial", info.Serial, "model", info.Model, "firmware", info.Firmware)
-	if err = nd.openGroup(ctx, verifiers); err != nil {
-		return nil, err
+	for _, token := range nd.tokens.open {
+		info := token.Info()
+		log.Info("token is open and passed its self-test", "label", info.Label, "serial", info.Serial, "model", info.Model, "firmware", info.Firmware)
 	}
-	if nd.identity, err = LoadIdentity(ctx, nd.group, n); err != nil {
+	if nd.identity, err = LoadIdentity(ctx, nd.tokens, n); err != nil {
 		return nil, err
 	}
 	if nd.engine, err = policy.NewEngine(policy.Config{}); err != nil {
@@ -154,7 +144,7 @@ func openNode(ctx context.Context, log *slog.Logger, n config.Node, t config.Tok
 		if nd.ops, err = operations.Listen(ops.Address, nd.metrics.Registry, log); err != nil {
 			return nil, err
 		}
-		nd.ops.AddCheck("hsm", nd.group.Healthy)
+		nd.ops.AddCheck("hsm", nd.tokens.Healthy)
 		if ops.Pprof {
 			nd.ops.EnableProfiles()
 		}
@@ -163,20 +153,16 @@ func openNode(ctx context.Context, log *slog.Logger, n config.Node, t config.Tok
 }
 
 func (n *node) deps() configtx.Deps {
-	return configtx.Deps{Verifier: n.group, Engine: n.engine}
+	return configtx.Deps{Verifier: n.tokens, Engine: n.engine}
 }
 
-// close closes the token, after the context of the node's work has ended.
+// close closes the tokens, after the context of the node's work has ended.
 func (n *node) close() error {
 	n.polling.Wait()
-	if n.token == nil {
+	if n.tokens == nil {
 		return nil
 	}
-	var errs []error
-	for _, t := range n.others {
-		errs = append(errs, t.Close())
-	}
-	return errors.Join(append(errs, n.token.Close())...)
+	return n.tokens.Close()
 }
 
 // addDiskCheck makes health fail when the folder cannot be written.
@@ -201,7 +187,7 @@ func (n *node) localMSP(ctx context.Context, id config.Node) (*msp.Set, error) {
 	if err != nil {
 		return nil, fmt.Errorf("node.msp: %w", err)
 	}
-	set, err := msp.NewSet(ctx, n.group, []*msppb.MSPConfig{conf})
+	set, err := msp.NewSet(ctx, n.tokens, []*msppb.MSPConfig{conf})
 	if err != nil {
 		return nil, fmt.Errorf("node.msp: %w", err)
 	}

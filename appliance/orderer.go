@@ -67,7 +67,7 @@ func RunOrderer(ctx context.Context, c *config.Orderer, logTo io.Writer) (err er
 			return err
 		}
 	}
-	creds, served, err := serverTLS(ctx, n.token, c.Listen)
+	creds, served, err := serverTLS(ctx, n.tokens, c.Listen)
 	if err != nil {
 		return err
 	}
@@ -112,7 +112,7 @@ func openKeyring(ctx context.Context, n *node, data string) (*seal.Keyring, erro
 	if err != nil {
 		return nil, err
 	}
-	keyring, err := seal.OpenKeyring(ctx, dir, n.token)
+	keyring, err := seal.OpenKeyring(ctx, dir, n.tokens.Keeper)
 	if err != nil {
 		return nil, fmt.Errorf("keyring: %w", err)
 	}

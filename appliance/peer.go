@@ -64,7 +64,7 @@ func RunPeer(ctx context.Context, c *config.Peer, logTo io.Writer) (err error) {
 		cancel()
 		err = errors.Join(err, p.close())
 	}()
-	creds, served, err := serverTLS(ctx, n.token, c.Listen)
+	creds, served, err := serverTLS(ctx, n.tokens, c.Listen)
 	if err != nil {
 		return err
 	}
@@ -270,7 +270,7 @@ func (j *joined) configBlock() (*commonpb.Block, error) {
 func (p *peer) newGateway() (*gateway.Gateway, error) {
 	remotes := make(remoteEndorsers, 0, len(p.config.Peers))
 	for _, r := range p.config.Peers {
-		conn, err := dial(r, p.token, p.served.Load)
+		conn, err := dial(r, p.tokens, p.served.Load)
 		if err != nil {
 			return nil, fmt.Errorf("peers: %s: %w", r.Address, err)
 		}

@@ -11,9 +11,9 @@ import (
 )
 
 // obeyProfile sees that the configured device may do what a node does with its token:
-// verify signatures of others, wrap data keys when there is a wrapping key, and open
-// so many sessions.
-func obeyProfile(c config.Token) error {
+// verify signatures of others, unless another token does that, wrap data keys when there
+// is a wrapping key, and open so many sessions.
+func obeyProfile(c config.Token, verifies bool) error {
 	if c.Profile == "" {
 		return nil
 	}
@@ -21,7 +21,10 @@ func obeyProfile(c config.Token) error {
 	if err != nil {
 		return fmt.Errorf("token.profile: %w", err)
 	}
-	errs := []error{p.MayReserved(c.Reserved), p.MayVerify(), p.MaySessions(cmp.Or(c.Sessions, pkcs11.DefaultSessions) + 1)} // one is the anchor
+	errs := []error{p.MayReserved(c.Reserved), p.MaySessions(cmp.Or(c.Sessions, pkcs11.DefaultSessions) + 1)} // one is the anchor
+	if verifies {
+		errs = append(errs, p.MayVerify())
+	}
 	if c.WrappingKey != "" {
 		errs = append(errs, p.MayWrap())
 	}

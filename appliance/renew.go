@@ -162,7 +162,7 @@ func (r *renewal) renewTLS(ctx context.Context, content []byte) (bool, error) {
 		return false, err
 	}
 	current := r.served.Load()
-	next, err := bindTLS(ctx, r.node.token, chain, r.listen.TLSCertificate, r.listen.TLSKey)
+	next, err := bindTLS(ctx, r.node.tokens, chain, r.listen.TLSCertificate, r.listen.TLSKey)
 	if err != nil {
 		return false, err
 	}

@@ -19,6 +19,7 @@ import (
 	"strongroom/appliance/config"
 	"strongroom/appliance/operations"
 	"strongroom/bccsp/bccsptest"
+	"strongroom/bccsp/pkcs11"
 	"strongroom/msp"
 	"strongroom/wire/msppb"
 )
@@ -67,7 +68,7 @@ func newRenewable(t *testing.T) *renewable {
 		t.Fatal(err)
 	}
 	r.creds = creds
-	n := &node{token: token, identity: identity, metrics: operations.NewMetrics(), log: slog.New(slog.NewTextHandler(&r.log, nil))}
+	n := &node{tokens: alone(t, token), identity: identity, metrics: operations.NewMetrics(), log: slog.New(slog.NewTextHandler(&r.log, nil))}
 	r.renewal = n.newRenewal(id, listen, served, local)
 	return r
 }
@@ -146,7 +147,7 @@ func TestBadRenewalsLeaveTheOldInForce(t *testing.T) {
 	}
 	foreign := func(r *renewable, of *bccsptest.Identity) func(*testing.T) []byte {
 		return func(t *testing.T) []byte {
-			_, pem := bccsptest.NewCA(t, r.node.token, "Org1MSP").IssueFor(t, of.Certificate.PublicKey, "peer0", "peer", named("localhost"))
+			_, pem := bccsptest.NewCA(t, r.node.tokens.Own, "Org1MSP").IssueFor(t, of.Certificate.PublicKey, "peer0", "peer", named("localhost"))
 			return pem
 		}
 	}
@@ -233,4 +234,14 @@ func TestExpiryIsWarnedOfInTime(t *testing.T) {
 			t.Errorf("%s before the end: %q, want %q", c.left, got, c.want)
 		}
 	}
+}
+
+// alone is a node's tokens where there is but one, which the test closes.
+func alone(t *testing.T, token *pkcs11.Token) *Tokens {
+	t.Helper()
+	group, err := pkcs11.NewGroup(token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &Tokens{Group: group, Own: token, Keeper: token}
 }

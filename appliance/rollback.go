@@ -31,11 +31,12 @@ func AcceptRollback(ctx context.Context, c *config.Peer, channel string, logTo i
 	if err := harden(); err != nil {
 		return nil, err
 	}
-	token, err := OpenToken(ctx, c.Token, nil)
+	tokens, err := OpenTokens(ctx, c.Token, c.Verifiers, nil, nil)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, token.Close()) }()
+	defer func() { err = errors.Join(err, tokens.Close()) }()
+	token := tokens.Keeper
 	name := checkpointName(c.Node.Key, channel)
 	dir := filepath.Join(c.Data, "channels", channel)
 	before, err := token.LoadCheckpoints(ctx, name)

@@ -12,14 +12,13 @@ import (
 
 	"strongroom/appliance/config"
 	"strongroom/bccsp"
-	"strongroom/bccsp/pkcs11"
 )
 
 // handshakeTimeout bounds the check of a TLS peer's chain in the token.
 const handshakeTimeout = 10 * time.Second
 
 // loadTLS binds a TLS certificate to its key in the token.
-func loadTLS(ctx context.Context, token *pkcs11.Token, certificateFile, keyLabel string) (*tls.Certificate, error) {
+func loadTLS(ctx context.Context, token keyHolder, certificateFile, keyLabel string) (*tls.Certificate, error) {
 	chain, err := readCertificates(certificateFile)
 	if err != nil {
 		return nil, err
@@ -29,7 +28,7 @@ func loadTLS(ctx context.Context, token *pkcs11.Token, certificateFile, keyLabel
 
 // bindTLS proves that a chain's first certificate is of a key in the token. The file's
 // name is for errors.
-func bindTLS(ctx context.Context, token *pkcs11.Token, chain []*x509.Certificate, certificateFile, keyLabel string) (*tls.Certificate, error) {
+func bindTLS(ctx context.Context, token keyHolder, chain []*x509.Certificate, certificateFile, keyLabel string) (*tls.Certificate, error) {
 	key, err := token.TLSKey(ctx, keyLabel)
 	if err != nil {
 		return nil, err
@@ -55,7 +54,7 @@ func bindTLS(ctx context.Context, token *pkcs11.Token, chain []*x509.Certificate
 
 // serverTLS makes the credentials of a gRPC endpoint. With client CAs it demands a
 // client certificate, whose chain is checked in the token too.
-func serverTLS(ctx context.Context, token *pkcs11.Token, l config.Listen) (credentials.TransportCredentials, *servedCertificate, error) {
+func serverTLS(ctx context.Context, token keyHolder, l config.Listen) (credentials.TransportCredentials, *servedCertificate, error) {
 	certificate, err := loadTLS(ctx, token, l.TLSCertificate, l.TLSKey)
 	if err != nil {
 		return nil, nil, fmt.Errorf("listen.tlsCertificate, listen.tlsKey: %w", err)

@@ -78,7 +78,7 @@ func (p *Profile) validate() error {
 // may: nothing of it is outside the host anyway.
 func (p *Profile) MayVerify() error {
 	refuse := func(reason string) error {
-		return fmt.Errorf("%w %s: %s: verification needs a token that can: configure that one", ErrRefused, p.ID, reason)
+		return fmt.Errorf("%w %s: %s: a token that can verify is needed beside it: name it under verifiers", ErrRefused, p.ID, reason)
 	}
 	if p.PublicKeys.Import == No {
 		return refuse(p.Model + " takes no public keys that were made elsewhere (publicKeys.import is no)")

@@ -40,6 +40,12 @@ type appliance struct {
 // startAppliance starts one on a token and with an MSP of the shared network.
 func startAppliance(t *testing.T, n network, channel string) *appliance {
 	t.Helper()
+	return startApplianceWith(t, n, channel, func(configuration string) string { return configuration })
+}
+
+// startApplianceWith is startAppliance with a change of the configuration's text.
+func startApplianceWith(t *testing.T, n network, channel string, change func(string) string) *appliance {
+	t.Helper()
 	dir := t.TempDir()
 	org1 := filepath.Join(n.dir, "org1")
 	port, ops := freeAddress(t), freeAddress(t)
@@ -78,7 +84,7 @@ application:
 	text = text[:strings.Index(text, "peers:")]
 	text += fmt.Sprintf("ordering: {embedded: true, genesis: [%s]}\npolicy: {layers: {function: %s}}\nlog: {format: json}\n",
 		genesis, filepath.Join(dir, "function.rego"))
-	write(t, filepath.Join(dir, "peer.yaml"), []byte(text))
+	write(t, filepath.Join(dir, "peer.yaml"), []byte(change(text)))
 
 	admin, err := os.ReadFile(filepath.Join(org1, "admin.yaml"))
 	if err != nil {
@@ -151,26 +157,7 @@ func TestOneProcess(t *testing.T) {
 	n := start(t)
 	a := startAppliance(t, n, "solo")
 
-	address := freeAddress(t)
-	archive := filepath.Join(t.TempDir(), "asset.tar.gz")
-	n.run(t, "chaincode", "package", "--label", "asset_1.0", "--address", address, "--out", archive)
-	id := n.run(t, "chaincode", "install", archive, "--config", a.admin)
-	chaincode := exec.Command(filepath.Join(n.bin, "asset-go"))
-	chaincode.Env = append(os.Environ(), "CHAINCODE_SERVER_ADDRESS="+address, "CORE_CHAINCODE_ID_NAME="+id)
-	if err := chaincode.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		chaincode.Process.Kill()
-		chaincode.Wait()
-	})
-	waitFor(t, address)
-	definition := []string{"--channel", "solo", "--name", "asset", "--config", a.admin}
-	n.run(t, append([]string{"chaincode", "approve", "--package-id", id}, definition...)...)
-	n.run(t, append([]string{"chaincode", "commit"}, definition...)...)
-	asset := func(verb, args string) (string, error) {
-		return n.try("chaincode", verb, "--channel", "solo", "--name", "asset", "--config", a.admin, "--args", args)
-	}
+	asset := a.deployAsset(t, "solo")
 	if _, err := asset("invoke", `["CreateAsset","one","blue","1","Ada","5"]`); err != nil {
 		t.Fatal(err)
 	}
@@ -199,6 +186,33 @@ func TestOneProcess(t *testing.T) {
 	}
 	if _, err := asset("invoke", `["DeleteAsset","one"]`); err != nil {
 		t.Errorf("the administrator deletes: %v", err)
+	}
+}
+
+// deployAsset runs the example chaincode on a channel of the appliance, and returns how
+// to invoke and query it.
+func (a *appliance) deployAsset(t *testing.T, channel string) func(verb, args string) (string, error) {
+	t.Helper()
+	n := a.network
+	address := freeAddress(t)
+	archive := filepath.Join(t.TempDir(), "asset.tar.gz")
+	n.run(t, "chaincode", "package", "--label", "asset_1.0", "--address", address, "--out", archive)
+	id := n.run(t, "chaincode", "install", archive, "--config", a.admin)
+	chaincode := exec.Command(filepath.Join(n.bin, "asset-go"))
+	chaincode.Env = append(os.Environ(), "CHAINCODE_SERVER_ADDRESS="+address, "CORE_CHAINCODE_ID_NAME="+id)
+	if err := chaincode.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		chaincode.Process.Kill()
+		chaincode.Wait()
+	})
+	waitFor(t, address)
+	definition := []string{"--channel", channel, "--name", "asset", "--config", a.admin}
+	n.run(t, append([]string{"chaincode", "approve", "--package-id", id}, definition...)...)
+	n.run(t, append([]string{"chaincode", "commit"}, definition...)...)
+	return func(verb, args string) (string, error) {
+		return n.try("chaincode", verb, "--channel", channel, "--name", "asset", "--config", a.admin, "--args", args)
 	}
 }
 

@@ -8,6 +8,7 @@ package config
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -51,10 +52,11 @@ type Orderer struct {
 
 // Client configures the commands that talk to a peer: who asks, and whom.
 type Client struct {
-	Node    Node   `yaml:"node"`
-	Token   Token  `yaml:"token"`
-	Peer    Remote `yaml:"peer"`
-	Orderer Remote `yaml:"orderer"`
+	Node      Node    `yaml:"node"`
+	Token     Token   `yaml:"token"`
+	Verifiers []Token `yaml:"verifiers"` // as a peer's
+	Peer      Remote  `yaml:"peer"`
+	Orderer   Remote  `yaml:"orderer"`
 }
 
 // Node is an identity: a certificate and the label of its private key in the token.
@@ -201,7 +203,7 @@ func LoadPeer(path string) (*Peer, error) {
 	return c, wrap(path, errors.Join(
 		c.Node.validate("node", true),
 		c.Token.validate("token"),
-		validateVerifiers(c.Verifiers),
+		validateVerifiers(c.Token, c.Verifiers),
 		c.Listen.validate("listen"),
 		required("data", c.Data),
 		c.Ordering.validate(),
@@ -220,7 +222,7 @@ func LoadOrderer(path string) (*Orderer, error) {
 	return c, wrap(path, errors.Join(
 		c.Node.validate("node", false),
 		c.Token.validate("token"),
-		validateVerifiers(c.Verifiers),
+		validateVerifiers(c.Token, c.Verifiers),
 		c.Listen.validate("listen"),
 		required("data", c.Data),
 		c.Policy.validate(),
@@ -238,6 +240,7 @@ func LoadClient(path string) (*Client, error) {
 	return c, wrap(path, errors.Join(
 		c.Node.validate("node", false),
 		c.Token.validate("token"),
+		validateVerifiers(c.Token, c.Verifiers),
 		c.Peer.validate("peer"),
 	))
 }
@@ -274,14 +277,16 @@ func (t *Token) validate(at string) error {
 	return errors.Join(errs...)
 }
 
-func validateVerifiers(tokens []Token) error {
+func validateVerifiers(own Token, tokens []Token) error {
 	var errs []error
+	wraps := own.WrappingKey
 	for i := range tokens {
 		at := fmt.Sprintf("verifiers[%d]", i)
 		errs = append(errs, tokens[i].validate(at))
-		if tokens[i].WrappingKey != "" {
-			errs = append(errs, fmt.Errorf("%s.wrappingKey: leave it out: only token wraps keys", at))
+		if tokens[i].WrappingKey != "" && wraps != "" {
+			errs = append(errs, fmt.Errorf("%s.wrappingKey: leave it out: another token wraps the keys", at))
 		}
+		wraps = cmp.Or(wraps, tokens[i].WrappingKey)
 	}
 	return errors.Join(errs...)
 }
@@ -493,7 +498,7 @@ func resolve(c any, dir string) {
 		list(c.Genesis)
 		layers(&c.Policy)
 	case *Client:
-		node(&c.Node, &c.Token)
+		node(&c.Node, &c.Token, c.Verifiers...)
 		abs(&c.Peer.TLSCACert, &c.Orderer.TLSCACert)
 	}
 }

@@ -85,7 +85,7 @@ func TestVerifiersAreChecked(t *testing.T) {
 		}
 		return config.LoadPeer(path)
 	}
-	_, err := load("[{module: /m.so, label: a, pin: {env: P}}, {label: b, pin: {env: P}, wrappingKey: w}]")
+	_, err := load("[{module: /m.so, label: a, pin: {env: P}, wrappingKey: v}, {label: b, pin: {env: P}, wrappingKey: w}]")
 	for _, want := range []string{"verifiers[1].module", "verifiers[1].wrappingKey"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q is not named in: %v", want, err)

@@ -194,7 +194,7 @@ func applyURI(c any) error {
 	case *Orderer:
 		token, verifiers = &c.Token, c.Verifiers
 	case *Client:
-		token = &c.Token
+		token, verifiers = &c.Token, c.Verifiers
 	default:
 		return nil
 	}

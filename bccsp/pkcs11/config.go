@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"strongroom/bccsp"
 )
 
 // Bounds and defaults of Config.
@@ -41,9 +43,17 @@ type Config struct {
 	KeyCache int
 	// CallTimeout bounds one operation in the token, 0 means DefaultCallTimeout.
 	CallTimeout time.Duration
-	// WrappingKeyLabel names the AES-256 key for WrapKey and UnwrapKey. Without it
+	// WrappingKeyLabel names the AES-256 key for WrapKey and UnwrapKey, as Token.Signer
+	// names keys. Without it
 	// the token wraps nothing.
 	WrappingKeyLabel string
+
+	// Verifier, when set, verifies in this token's place, which then only signs (and wraps,
+	// if it has a wrapping key): another token or a Group of them, for a device that takes
+	// no foreign public keys or verifies outside itself. Token.Verify asks it too, and the
+	// proofs that private keys match their public halves are checked by it. It must stay
+	// open for longer than this token.
+	Verifier bccsp.Verifier
 
 	// Observe, when set, is called after each operation with its kind ("sign",
 	// "verify", "import", "wrap", …), the time it took in the token and its error. A

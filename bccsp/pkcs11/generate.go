@@ -19,6 +19,9 @@ func checkLabel(label string) error {
 	if label == "" || len(label) > maxLabel {
 		return fmt.Errorf("key label has %d bytes: give 1 to %d", len(label), maxLabel)
 	}
+	if namedByID(label) {
+		return fmt.Errorf("key label %q begins with %s, by which keys are named by their CKA_ID: choose another", label, idPrefix)
+	}
 	return nil
 }
 
@@ -79,14 +82,23 @@ func (s *session) generateKeyPair(label string, curve elliptic.Curve) (*bccsp.Pu
 }
 
 // generatePair is C_GenerateKeyPair with a private half that signs and does nothing
-// else. Modules differ in their defaults, so that each use is said.
+// else. Modules differ in their defaults, so that each use is said. A module may not take
+// what is said of encryption (tpm2-pkcs11 has one flag for signing and encrypting): then
+// that is left out, which EC keys have no mechanism for.
 func (s *session) generatePair(curve elliptic.Curve, token bool, label string) (public, private p11.ObjectHandle, err error) {
+	public, private, err = s.generatePairAs(curve, token, label, true)
+	if hasCode(err, p11.CKR_GENERAL_ERROR, p11.CKR_TEMPLATE_INCONSISTENT, p11.CKR_ATTRIBUTE_VALUE_INVALID, p11.CKR_ATTRIBUTE_TYPE_INVALID) {
+		return s.generatePairAs(curve, token, label, false)
+	}
+	return public, private, err
+}
+
+func (s *session) generatePairAs(curve elliptic.Curve, token bool, label string, encryption bool) (public, private p11.ObjectHandle, err error) {
 	pub := []*p11.Attribute{
 		p11.NewAttribute(p11.CKA_TOKEN, token),
 		p11.NewAttribute(p11.CKA_PRIVATE, false),
 		p11.NewAttribute(p11.CKA_EC_PARAMS, curveOID(curve)),
 		p11.NewAttribute(p11.CKA_VERIFY, true),
-		p11.NewAttribute(p11.CKA_ENCRYPT, false),
 		p11.NewAttribute(p11.CKA_WRAP, false),
 		p11.NewAttribute(p11.CKA_VERIFY_RECOVER, false),
 		p11.NewAttribute(p11.CKA_LABEL, label),
@@ -98,10 +110,13 @@ func (s *session) generatePair(curve elliptic.Curve, token bool, label string) (
 		p11.NewAttribute(p11.CKA_EXTRACTABLE, false),
 		p11.NewAttribute(p11.CKA_SIGN, true),
 		p11.NewAttribute(p11.CKA_DERIVE, false),
-		p11.NewAttribute(p11.CKA_DECRYPT, false),
 		p11.NewAttribute(p11.CKA_UNWRAP, false),
 		p11.NewAttribute(p11.CKA_SIGN_RECOVER, false),
 		p11.NewAttribute(p11.CKA_LABEL, label),
+	}
+	if encryption {
+		pub = append(pub, p11.NewAttribute(p11.CKA_ENCRYPT, false))
+		priv = append(priv, p11.NewAttribute(p11.CKA_DECRYPT, false))
 	}
 	mechanism := []*p11.Mechanism{p11.NewMechanism(p11.CKM_EC_KEY_PAIR_GEN, nil)}
 	public, private, err = s.token.module.ctx.GenerateKeyPair(s.handle, mechanism, pub, priv)

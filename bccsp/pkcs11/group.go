@@ -9,11 +9,12 @@ import (
 	"strongroom/bccsp"
 )
 
-// Group is several tokens that serve as one: verification is spread over them, and
-// goes on with the others when one is down, as does signing with a key that several of
-// them have. It owns no token, and is safe for concurrent use.
+// Group is several tokens that serve as one: verification is spread over those that
+// verify, and goes on with the others when one is down, as does signing with a key that
+// several of them have. It owns no token, and is safe for concurrent use.
 type Group struct {
 	members []*member
+	judges  []*member // those that verify
 	next    atomic.Uint64
 }
 
@@ -39,21 +40,28 @@ func NewGroup(tokens ...*Token) (*Group, error) {
 				return nil, fmt.Errorf("group has token %q twice: name each once", t.info.Label)
 			}
 		}
-		g.members = append(g.members, &member{token: t})
+		m := &member{token: t}
+		g.members = append(g.members, m)
+		if !t.onlySigns() {
+			g.judges = append(g.judges, m)
+		}
+	}
+	if len(g.judges) == 0 {
+		return nil, errors.New("no token of the group verifies: add one that does")
 	}
 	return g, nil
 }
 
 // Verify is Token.Verify on the token with the most room.
 func (g *Group) Verify(ctx context.Context, key *bccsp.PublicKey, digest, sig []byte) error {
-	return g.each(ctx, g.members, func(ctx context.Context, m *member) error {
+	return g.each(ctx, g.judges, func(ctx context.Context, m *member) error {
 		return m.token.Verify(ctx, key, digest, sig)
 	})
 }
 
 // VerifyX509 is Token.VerifyX509 on the token with the most room.
 func (g *Group) VerifyX509(ctx context.Context, key *bccsp.PublicKey, digest, sig []byte) error {
-	return g.each(ctx, g.members, func(ctx context.Context, m *member) error {
+	return g.each(ctx, g.judges, func(ctx context.Context, m *member) error {
 		return m.token.VerifyX509(ctx, key, digest, sig)
 	})
 }
@@ -82,9 +90,26 @@ func (g *Group) Healthy(ctx context.Context) error {
 // They must be the same key, replicated by the devices' vendor. An error wraps
 // ErrKeyNotFound when no token has it.
 func (g *Group) Signer(ctx context.Context, label string) (*bccsp.Signer, error) {
+	key, err := g.signingKey(ctx, label, forIdentity)
+	if err != nil {
+		return nil, err
+	}
+	return bccsp.NewSigner(key), nil
+}
+
+// TLSKey is as Signer, for TLS handshakes; see Token.TLSKey.
+func (g *Group) TLSKey(ctx context.Context, label string) (*bccsp.TLSKey, error) {
+	key, err := g.signingKey(ctx, label, forTLS)
+	if err != nil {
+		return nil, err
+	}
+	return bccsp.NewTLSKey(key), nil
+}
+
+func (g *Group) signingKey(ctx context.Context, label string, use purpose) (*groupKey, error) {
 	s := &groupKey{group: g, keys: make(map[*member]*privateKey)}
 	for _, m := range g.members {
-		key, err := m.token.signingKey(ctx, label, forIdentity)
+		key, err := m.token.signingKey(ctx, label, use)
 		if errors.Is(err, ErrKeyNotFound) {
 			continue
 		}
@@ -101,7 +126,7 @@ func (g *Group) Signer(ctx context.Context, label string) (*bccsp.Signer, error)
 	if len(s.members) == 0 {
 		return nil, fmt.Errorf("signing key %q: %w", label, ErrKeyNotFound)
 	}
-	return bccsp.NewSigner(s), nil
+	return s, nil
 }
 
 // groupKey is one key on several tokens.
@@ -130,6 +155,14 @@ func (k *groupKey) SignDigest(ctx context.Context, digest []byte) (sig []byte, e
 type hurry struct{}
 
 func inHurry(ctx context.Context) bool { return ctx.Value(hurry{}) != nil }
+
+// patient takes the mark off again, for what only one token can do.
+func patient(ctx context.Context) context.Context {
+	if !inHurry(ctx) {
+		return ctx
+	}
+	return context.WithValue(ctx, hurry{}, nil)
+}
 
 // each asks members, the one with the most room first, until one answers; a verdict is
 // an answer. When all are down it waits, as ctx allows, for the first that comes back.

@@ -19,6 +19,9 @@ func (t *Token) BareVerifyRate(ctx context.Context, key *bccsp.PublicKey, digest
 	if err := checkDigest(digest); err != nil {
 		return 0, 0, err
 	}
+	if t.onlySigns() {
+		return 0, 0, errors.New("this token only signs: measure the one that verifies for it")
+	}
 	o := orderOf(key.Curve())
 	raw, ok := o.parseFabric(sig)
 	if !ok {

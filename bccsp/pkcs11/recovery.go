@@ -241,7 +241,9 @@ func (t *Token) recover(m *mending) {
 		if t.down.Swap(&err) == nil {
 			t.cfg.Alarm(EventDown, err)
 		}
-		if c := classOf(err); c == ClassModule || c == ClassOther || n > patience && n%4 == 0 {
+		if errors.Is(err, errVerifier) {
+			// The other token is away: nothing of this one can be proved meanwhile.
+		} else if c := classOf(err); c == ClassModule || c == ClassOther || n > patience && n%4 == 0 {
 			m.restart, m.generation = true, t.module.generation.Load()
 		}
 		if pause(t.life, backoff(n)) != nil {
@@ -270,8 +272,10 @@ func (t *Token) restore(m *mending) error {
 	if err != nil {
 		return err
 	}
-	if err := t.testKnown(ctx, knownSignatures[0]); err != nil {
-		return err
+	if !t.onlySigns() {
+		if err := t.testKnown(ctx, knownSignatures[0]); err != nil {
+			return err
+		}
 	}
 	return t.findKeysAgain(ctx)
 }

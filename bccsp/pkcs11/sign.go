@@ -33,7 +33,8 @@ type privateKey struct {
 
 var _ bccsp.DigestSigner = (*privateKey)(nil)
 
-// Signer finds an identity's signing key by its label. The key must not be able to
+// Signer finds an identity's signing key by its label, or by its CKA_ID where the label is
+// "id:" and that in hex. Two keys that match are an error. The key must not be able to
 // leave the token, must match its public half, and must not be in use for TLS. An
 // error wraps ErrKeyNotFound when there is none.
 func (t *Token) Signer(ctx context.Context, label string) (*bccsp.Signer, error) {
@@ -66,12 +67,9 @@ func (t *Token) signingKey(ctx context.Context, label string, use purpose) (*pri
 		if err != nil {
 			return nil, fmt.Errorf("signing key %q: %w", label, err)
 		}
-		t.mu.Lock()
-		if key = t.signing[label]; key == nil {
-			key = found
-			t.signing[label] = key
+		if key, err = t.keep(found); err != nil {
+			return nil, err
 		}
-		t.mu.Unlock()
 	}
 	if key.use != use {
 		return nil, fmt.Errorf("signing key %q serves %s already: %s needs a key of its own", label, key.use, use)
@@ -79,13 +77,31 @@ func (t *Token) signingKey(ctx context.Context, label string, use purpose) (*pri
 	return key, nil
 }
 
+// keep puts a key that was found to use, unless it serves another purpose under another
+// name.
+func (t *Token) keep(found *privateKey) (*privateKey, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if key := t.signing[found.label]; key != nil {
+		return key, nil
+	}
+	for _, key := range t.signing {
+		if key.use != found.use && key.public.Equal(found.public) {
+			return nil, fmt.Errorf("signing key %q serves %s already, as %q: %s needs a key of its own", found.label, key.use, key.label, found.use)
+		}
+	}
+	t.signing[found.label] = found
+	return found, nil
+}
+
 func (t *Token) findSigningKey(ctx context.Context, label string, use purpose) (*privateKey, error) {
 	k := &privateKey{token: t, label: label, use: use}
-	err := t.ask(ctx, "find", func(s *session) error {
-		object, err := s.findOne(
-			p11.NewAttribute(p11.CKA_CLASS, p11.CKO_PRIVATE_KEY),
-			p11.NewAttribute(p11.CKA_LABEL, label),
-		)
+	template, err := named(p11.CKO_PRIVATE_KEY, label)
+	if err != nil {
+		return nil, err
+	}
+	err = t.ask(ctx, "find", func(s *session) error {
+		object, err := s.findOne(template...)
 		if err != nil {
 			return err
 		}
@@ -209,7 +225,7 @@ func (k *privateKey) SignDigest(ctx context.Context, digest []byte) ([]byte, err
 	}
 	k.order.normalize(&raw)
 	if k.token.cfg.CheckSignatures {
-		if err := k.token.verify(ctx, k.public, k.order, digest, raw); err != nil {
+		if err := k.token.check(ctx, k, digest, raw); err != nil {
 			return nil, k.refuse(err)
 		}
 	}
@@ -265,25 +281,45 @@ func (s *session) sign(key p11.ObjectHandle, digest []byte) ([]byte, error) {
 // findAgain replaces a stale handle: by label and CKA_ID, and only by a key that makes
 // signatures of this public key, so that no other can take this one's place.
 func (k *privateKey) findAgain(ctx context.Context) error {
-	return k.token.pool.do(ctx, "find", func(s *session) error {
+	var found handle
+	var sig []byte // where another token verifies
+	template, err := named(p11.CKO_PRIVATE_KEY, k.label)
+	if err != nil {
+		return err
+	}
+	if !namedByID(k.label) {
+		template = append(template, p11.NewAttribute(p11.CKA_ID, k.id))
+	}
+	err = k.token.pool.do(ctx, "find", func(s *session) error {
 		at := s.token.epoch()
-		object, err := s.findOne(
-			p11.NewAttribute(p11.CKA_CLASS, p11.CKO_PRIVATE_KEY),
-			p11.NewAttribute(p11.CKA_LABEL, k.label),
-			p11.NewAttribute(p11.CKA_ID, k.id),
-		)
+		object, err := s.findOne(template...)
 		if errors.Is(err, ErrKeyNotFound) {
 			return fmt.Errorf("key %q: %w, and it is not found again", k.label, errStale)
 		}
 		if err != nil {
 			return err
 		}
-		if err := s.prove(object, k.public); err != nil {
+		if k.token.onlySigns() {
+			sig, err = s.sign(object, k.order.truncate(proofDigest[:]))
+		} else {
+			err = s.prove(object, k.public)
+		}
+		if err != nil {
 			return fmt.Errorf("key %q, found again: %w", k.label, err)
 		}
-		k.handle.Store(&handle{object, at})
+		found = handle{object, at}
 		return nil
 	})
+	if err != nil {
+		return err
+	}
+	if k.token.onlySigns() {
+		if err := k.proveElsewhere(ctx, sig); err != nil {
+			return fmt.Errorf("key %q, found again: %w", k.label, err)
+		}
+	}
+	k.handle.Store(&found)
+	return nil
 }
 
 // prove signs with a private key and checks the signature under the public key that it

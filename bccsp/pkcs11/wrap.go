@@ -220,11 +220,12 @@ func (s *session) destroy(object p11.ObjectHandle, err error) error {
 // findWrappingKey finds the wrapping key by its label and checks what protects it.
 func (t *Token) findWrappingKey(ctx context.Context, label string) (*wrappingKey, error) {
 	k := &wrappingKey{label: label}
-	err := t.pool.do(ctx, "find", func(s *session) error {
-		object, err := s.findOne(
-			p11.NewAttribute(p11.CKA_CLASS, p11.CKO_SECRET_KEY),
-			p11.NewAttribute(p11.CKA_LABEL, label),
-		)
+	template, err := named(p11.CKO_SECRET_KEY, label)
+	if err != nil {
+		return nil, fmt.Errorf("wrapping key: %w", err)
+	}
+	err = t.pool.do(ctx, "find", func(s *session) error {
+		object, err := s.findOne(template...)
 		if err != nil {
 			return err
 		}

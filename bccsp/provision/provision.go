@@ -161,6 +161,12 @@ func (p *Provisioner) generate(label string, curve elliptic.Curve) (crypto.Signe
 		}
 	}
 	key, err := p.context.GenerateECDSAKeyPairWithAttributes(public, private, curve)
+	if err != nil && (strings.Contains(err.Error(), "CKR_GENERAL_ERROR") || strings.Contains(err.Error(), "CKR_TEMPLATE_INCONSISTENT")) {
+		// tpm2-pkcs11 has one flag for signing and encrypting; EC has no mechanism for these.
+		public.Unset(crypto11.CkaEncrypt)
+		private.Unset(crypto11.CkaDecrypt)
+		key, err = p.context.GenerateECDSAKeyPairWithAttributes(public, private, curve)
+	}
 	if err != nil {
 		return nil, err
 	}

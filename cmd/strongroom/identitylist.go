@@ -13,7 +13,6 @@ import (
 	"strongroom/appliance"
 	"strongroom/appliance/config"
 	"strongroom/bccsp"
-	"strongroom/bccsp/pkcs11"
 )
 
 // Use is what a listed certificate is for.
@@ -50,11 +49,11 @@ of its key or is not valid today, so that a timer can run it.`,
 		Example: "  strongroom identity list --config peer.yaml\n  strongroom identity list --config orderer.yaml --orderer --output json",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
-			node, token, listen, err := nodeConfiguration(file, orderer)
+			node, token, verifiers, listen, err := nodeConfiguration(file, orderer)
 			if err != nil {
 				return err
 			}
-			t, err := appliance.OpenToken(cmd.Context(), token, nil)
+			t, err := appliance.OpenTokens(cmd.Context(), token, verifiers, nil, nil)
 			if err != nil {
 				return err
 			}
@@ -81,23 +80,29 @@ of its key or is not valid today, so that a timer can run it.`,
 }
 
 // nodeConfiguration reads what a peer's and an ordering node's configuration share.
-func nodeConfiguration(file string, orderer bool) (config.Node, config.Token, config.Listen, error) {
+func nodeConfiguration(file string, orderer bool) (config.Node, config.Token, []config.Token, config.Listen, error) {
 	if orderer {
 		c, err := config.LoadOrderer(file)
 		if err != nil {
-			return config.Node{}, config.Token{}, config.Listen{}, err
+			return config.Node{}, config.Token{}, nil, config.Listen{}, err
 		}
-		return c.Node, c.Token, c.Listen, nil
+		return c.Node, c.Token, c.Verifiers, c.Listen, nil
 	}
 	c, err := config.LoadPeer(file)
 	if err != nil {
-		return config.Node{}, config.Token{}, config.Listen{}, err
+		return config.Node{}, config.Token{}, nil, config.Listen{}, err
 	}
-	return c.Node, c.Token, c.Listen, nil
+	return c.Node, c.Token, c.Verifiers, c.Listen, nil
+}
+
+// keyHolder finds signing keys: a token, or the tokens of a configuration.
+type keyHolder interface {
+	Signer(ctx context.Context, label string) (*bccsp.Signer, error)
+	TLSKey(ctx context.Context, label string) (*bccsp.TLSKey, error)
 }
 
 // listIdentity describes one certificate; what is wrong with it is its Problem.
-func listIdentity(ctx context.Context, t *pkcs11.Token, use, file, label string, now time.Time) listedIdentity {
+func listIdentity(ctx context.Context, t keyHolder, use, file, label string, now time.Time) listedIdentity {
 	l := listedIdentity{Use: use, File: file, Key: label}
 	certificate, err := readCertificate(file)
 	if err != nil {
@@ -132,7 +137,7 @@ func listIdentity(ctx context.Context, t *pkcs11.Token, use, file, label string,
 
 // heldKey is the public half of a key in the token. It asks for the key by its use: the
 // token keeps identities' and TLS keys apart.
-func heldKey(ctx context.Context, t *pkcs11.Token, use, label string) (*bccsp.PublicKey, error) {
+func heldKey(ctx context.Context, t keyHolder, use, label string) (*bccsp.PublicKey, error) {
 	if use == useTLS {
 		key, err := t.TLSKey(ctx, label)
 		if err != nil {

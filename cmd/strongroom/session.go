@@ -19,7 +19,7 @@ func withPeer(cmd *cobra.Command, file string, do func(ctx context.Context, c *c
 	if err != nil {
 		return err
 	}
-	token, err := appliance.OpenToken(ctx, c.Token, nil)
+	token, err := appliance.OpenTokens(ctx, c.Token, c.Verifiers, nil, nil)
 	if err != nil {
 		return err
 	}
