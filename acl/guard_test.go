@@ -219,7 +219,8 @@ func TestFabricPolicies(t *testing.T) {
 	}
 }
 
-// TestDefaults holds the defaults against Fabric's tables, written down here a second time.
+// TestDefaults holds the defaults against Fabric's tables, and discovery's and the ordering
+// service's rules, written down here a second time.
 func TestDefaults(t *testing.T) {
 	want := map[string]string{"Admins": "", "Members": "", appReaders: "", appWriters: "", "/Channel/Readers": "", "/Channel/Writers": ""}
 	for _, r := range Resources() {
@@ -230,9 +231,9 @@ func TestDefaults(t *testing.T) {
 		want[p] += " " + string(r)
 	}
 	for p, names := range map[string]string{
-		"Admins":           "_lifecycle/ApproveChaincodeDefinitionForMyOrg _lifecycle/GetInstalledChaincodePackage _lifecycle/InstallChaincode _lifecycle/QueryApprovedChaincodeDefinition _lifecycle/QueryApprovedChaincodeDefinitions _lifecycle/QueryInstalledChaincode _lifecycle/QueryInstalledChaincodes cscc/JoinBySnapshotStatus cscc/JoinChain cscc/JoinChainBySnapshot lscc/GetInstalledChaincodes lscc/Install snapshot/cancelrequest snapshot/listpending snapshot/submitrequest",
+		"Admins":           "_lifecycle/ApproveChaincodeDefinitionForMyOrg _lifecycle/GetInstalledChaincodePackage _lifecycle/InstallChaincode _lifecycle/QueryApprovedChaincodeDefinition _lifecycle/QueryApprovedChaincodeDefinitions _lifecycle/QueryInstalledChaincode _lifecycle/QueryInstalledChaincodes cscc/JoinBySnapshotStatus cscc/JoinChain cscc/JoinChainBySnapshot discovery/Local lscc/GetInstalledChaincodes lscc/Install snapshot/cancelrequest snapshot/listpending snapshot/submitrequest",
 		"Members":          "cscc/GetChannels",
-		appWriters:         "_lifecycle/CheckCommitReadiness _lifecycle/CommitChaincodeDefinition _lifecycle/QueryChaincodeDefinition _lifecycle/QueryChaincodeDefinitions peer/ChaincodeToChaincode peer/Propose",
+		appWriters:         "_lifecycle/CheckCommitReadiness _lifecycle/CommitChaincodeDefinition _lifecycle/QueryChaincodeDefinition _lifecycle/QueryChaincodeDefinitions discovery/Channel peer/ChaincodeToChaincode peer/Propose",
 		appReaders:         "cscc/GetChannelConfig cscc/GetConfigBlock event/Block event/FilteredBlock gateway/ChaincodeEvents gateway/CommitStatus lscc/ChaincodeExists lscc/GetChaincodeData lscc/GetCollectionsConfig lscc/GetDeploymentSpec lscc/GetInstantiatedChaincodes qscc/GetBlockByHash qscc/GetBlockByNumber qscc/GetBlockByTxID qscc/GetChainInfo qscc/GetTransactionByID",
 		"/Channel/Writers": "orderer/Broadcast",
 		"/Channel/Readers": "orderer/Deliver",

@@ -9,8 +9,8 @@ import (
 // the ACLs of a channel configuration write it.
 type Resource string
 
-// The resources of a Fabric 3 peer (core/aclmgmt/resources), and two of our own
-// for the ordering service, which has none in Fabric.
+// The resources of a Fabric 3 peer (core/aclmgmt/resources), and four of our own for
+// service discovery and the ordering service, which have none in Fabric.
 const (
 	ResourceProposePropose       Resource = "peer/Propose"
 	ResourceChaincodeToChaincode Resource = "peer/ChaincodeToChaincode"
@@ -55,6 +55,9 @@ const (
 	ResourceLSCCGetInstantiatedChaincodes Resource = "lscc/GetInstantiatedChaincodes"
 	ResourceLSCCGetCollectionsConfig      Resource = "lscc/GetCollectionsConfig"
 
+	ResourceDiscoveryChannel Resource = "discovery/Channel" // Strongroom's name: Fabric asks /Channel/Application/Writers
+	ResourceDiscoveryLocal   Resource = "discovery/Local"   // Strongroom's name: Fabric asks the Admins of the peer's MSP
+
 	ResourceOrdererBroadcast Resource = "orderer/Broadcast" // Strongroom's name: Fabric asks /Channel/Writers
 	ResourceOrdererDeliver   Resource = "orderer/Deliver"   // Strongroom's name: Fabric asks /Channel/Readers
 )
@@ -98,6 +101,7 @@ var localDefaults = map[Resource]localPolicy{
 	ResourceCSCCJoinChainBySnapshot:      localAdmins,
 	ResourceCSCCJoinBySnapshotStatus:     localAdmins,
 	ResourceCSCCGetChannels:              localMembers,
+	ResourceDiscoveryLocal:               localAdmins,
 	ResourceLSCCInstall:                  localAdmins,
 	ResourceLSCCGetInstalledChaincodes:   localAdmins,
 }
@@ -128,6 +132,7 @@ var channelDefaults = map[Resource]string{
 	ResourceLSCCGetChaincodeData:          appReaders,
 	ResourceLSCCGetInstantiatedChaincodes: appReaders,
 	ResourceLSCCGetCollectionsConfig:      appReaders,
+	ResourceDiscoveryChannel:              appWriters,
 	ResourceOrdererBroadcast:              "/Channel/Writers",
 	ResourceOrdererDeliver:                "/Channel/Readers",
 }

@@ -3,7 +3,6 @@ package appliance
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -242,15 +241,9 @@ func (c *channels) endpoints(cfg *configtx.Config) ([]client.Endpoint, error) {
 		return endpoints, nil
 	}
 	for _, e := range cfg.OrdererEndpoints {
-		roots := x509.NewCertPool()
-		for _, pem := range e.TLSRoots {
-			certificates, err := parseCertificates("TLS roots of "+string(e.MSPID), pem)
-			if err != nil {
-				return nil, err
-			}
-			for _, certificate := range certificates {
-				roots.AddCert(certificate)
-			}
+		roots, err := poolOf("TLS roots of "+string(e.MSPID), e.TLSRoots)
+		if err != nil {
+			return nil, err
 		}
 		endpoints = append(endpoints, client.Endpoint{Address: e.Address, RootCAs: roots})
 	}

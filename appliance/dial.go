@@ -26,8 +26,12 @@ func dial(r config.Remote, verifier bccsp.Verifier, certificate func() *tls.Cert
 	if err != nil {
 		return nil, fmt.Errorf("tlsCACert: %w", err)
 	}
-	conn, err := grpc.NewClient(r.Address,
-		grpc.WithTransportCredentials(credentials.NewTLS(clientTLS(verifier, roots, r.ServerName, certificate))),
+	return connect(r.Address, clientTLS(verifier, roots, r.ServerName, certificate))
+}
+
+func connect(address string, c *tls.Config) (*grpc.ClientConn, error) {
+	conn, err := grpc.NewClient(address,
+		grpc.WithTransportCredentials(credentials.NewTLS(c)),
 		// A node that restarts is found again within seconds.
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 5 * time.Second},
@@ -36,7 +40,7 @@ func dial(r config.Remote, verifier bccsp.Verifier, certificate func() *tls.Cert
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessageBytes), grpc.MaxCallSendMsgSize(maxMessageBytes)),
 	)
 	if err != nil {
-		return nil, fmt.Errorf("connect to %s: %w", r.Address, err)
+		return nil, fmt.Errorf("connect to %s: %w", address, err)
 	}
 	return conn, nil
 }

@@ -4,8 +4,8 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"io"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc"
@@ -16,8 +16,8 @@ import (
 	"strongroom/appliance/cscc"
 	"strongroom/appliance/deliver"
 	"strongroom/appliance/endorser"
-	"strongroom/appliance/gateway"
 	"strongroom/appliance/lifecycle"
+	"strongroom/appliance/peers"
 	"strongroom/appliance/qscc"
 	"strongroom/appliance/statements"
 	"strongroom/chaincode"
@@ -26,6 +26,7 @@ import (
 	"strongroom/msp"
 	"strongroom/ordering"
 	"strongroom/wire/commonpb"
+	"strongroom/wire/discoverypb"
 	"strongroom/wire/gatewaypb"
 	"strongroom/wire/ordererpb"
 	"strongroom/wire/peerpb"
@@ -43,8 +44,11 @@ type peer struct {
 	channels *channels
 	host     *chaincode.Host
 	endorser *endorser.Endorser
+	agreed   *lifecycle.Service
 	ordering *ordering.Service // nil unless it is embedded
 	remotes  []*grpc.ClientConn
+	others   *peers.Directory
+	asking   sync.WaitGroup // what asks the other peers
 }
 
 // RunPeer runs a peer until ctx ends.
@@ -112,6 +116,10 @@ func (p *peer) close() error {
 	if p.host != nil {
 		errs = append(errs, p.host.Close())
 	}
+	if p.others != nil {
+		p.asking.Wait()
+		errs = append(errs, p.others.Close())
+	}
 	for _, conn := range p.remotes {
 		errs = append(errs, conn.Close())
 	}
@@ -142,11 +150,19 @@ func (p *peer) openServices(ctx context.Context, server *grpc.Server, certificat
 		p.log.Warn("development mode: chaincode that dials in is accepted from anyone who reaches this port")
 		peerpb.RegisterChaincodeSupportServer(server, p.host)
 	}
+	if err := p.openDirectory(ctx); err != nil {
+		return err
+	}
 	g, err := p.newGateway()
 	if err != nil {
 		return err
 	}
 	gatewaypb.RegisterGatewayServer(server, g)
+	told, err := p.newDiscovery()
+	if err != nil {
+		return err
+	}
+	discoverypb.RegisterDiscoveryServer(server, told)
 	d, err := deliver.New(deliver.Config{
 		Channels: func(id string) (deliver.Channel, bool) { return find[deliver.Channel](p.channels, id) },
 		Access:   p.guard, MutualTLS: len(p.config.Listen.ClientCAs) > 0, Logger: p.log,
@@ -195,7 +211,7 @@ func (p *peer) newEndorser(ctx context.Context) (*endorser.Endorser, error) {
 	if err != nil {
 		return nil, err
 	}
-	agreed, err := lifecycle.Open(ctx, lifecycle.Config{
+	p.agreed, err = lifecycle.Open(ctx, lifecycle.Config{
 		MSPID: p.identity.MSPID, LocalMSP: p.localMSP, Access: p.guard, Packages: packages, Services: p.host, Logger: p.log,
 		Channels: p.channels.ids,
 		Channel:  func(id string) (lifecycle.Channel, bool) { return find[lifecycle.Channel](p.channels, id) },
@@ -240,10 +256,10 @@ func (p *peer) newEndorser(ctx context.Context) (*endorser.Endorser, error) {
 		},
 	})
 	return endorser.New(endorser.Config{
-		Identity: p.identity, LocalMSP: p.localMSP, Access: p.guard, Chaincodes: p.host, Definitions: agreed, Logger: p.log,
+		Identity: p.identity, LocalMSP: p.localMSP, Access: p.guard, Chaincodes: p.host, Definitions: p.agreed, Logger: p.log,
 		Guard:    vetoes{p.vetoes},
 		Channels: func(id string) (endorser.Channel, bool) { return find[endorser.Channel](p.channels, id) },
-		System:   []endorser.SystemChaincode{agreed, queries, configurer, provenance},
+		System:   []endorser.SystemChaincode{p.agreed, queries, configurer, provenance},
 		Observe: func(o endorser.Observation) {
 			p.metrics.Proposal(string(o.Stage), o.Total)
 		},
@@ -263,39 +279,4 @@ func (j *joined) configBlock() (*commonpb.Block, error) {
 		}
 	}
 	return j.ledger.Block(index)
-}
-
-// newGateway makes the Gateway service, which endorses here and on the peers of the
-// configuration.
-func (p *peer) newGateway() (*gateway.Gateway, error) {
-	remotes := make(remoteEndorsers, 0, len(p.config.Peers))
-	for _, r := range p.config.Peers {
-		conn, err := dial(r, p.tokens, p.served.Load)
-		if err != nil {
-			return nil, fmt.Errorf("peers: %s: %w", r.Address, err)
-		}
-		p.remotes = append(p.remotes, conn)
-		remotes = append(remotes, gateway.Remote(msp.ID(r.MSPID), r.Address, peerpb.NewEndorserClient(conn)))
-	}
-	return gateway.New(gateway.Config{
-		Local:     gateway.Endorser{MSPID: p.identity.MSPID, Address: p.config.Listen.Address, Process: p.endorser.ProcessProposal},
-		Endorsers: remotes,
-		Channels:  func(id string) (gateway.Channel, bool) { return find[gateway.Channel](p.channels, id) },
-		Orderers: func(id string) (gateway.Orderers, bool) {
-			j, ok := p.channels.get(id)
-			if !ok {
-				return nil, false
-			}
-			return j.orderers, true
-		},
-		Access: p.guard, Logger: p.log,
-	})
-}
-
-// remoteEndorsers are the peers of the configuration; each serves every channel.
-type remoteEndorsers []gateway.Endorser
-
-// Endorsers lists them.
-func (r remoteEndorsers) Endorsers(string) []gateway.Endorser {
-	return append([]gateway.Endorser(nil), r...)
 }

@@ -53,7 +53,9 @@ func bindTLS(ctx context.Context, token keyHolder, chain []*x509.Certificate, ce
 }
 
 // serverTLS makes the credentials of a gRPC endpoint. With client CAs it demands a
-// client certificate, whose chain is checked in the token too.
+// client certificate, whose chain is checked in the token too. Without, it asks for
+// one and takes any, as Fabric's peers do: requests that are bound to their connection
+// name it.
 func serverTLS(ctx context.Context, token keyHolder, l config.Listen) (credentials.TransportCredentials, *servedCertificate, error) {
 	certificate, err := loadTLS(ctx, token, l.TLSCertificate, l.TLSKey)
 	if err != nil {
@@ -65,6 +67,7 @@ func serverTLS(ctx context.Context, token keyHolder, l config.Listen) (credentia
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return served.Load(), nil },
 		MinVersion:     tls.VersionTLS12,
 	}
+	c.ClientAuth = tls.RequestClientCert
 	if len(l.ClientCAs) > 0 {
 		pool, err := certPool(l.ClientCAs...)
 		if err != nil {
@@ -136,6 +139,21 @@ func readCertificates(file string) ([]*x509.Certificate, error) {
 		return nil, err
 	}
 	return parseCertificates(file, data)
+}
+
+// poolOf makes a pool of certificates in PEM; name is for errors.
+func poolOf(name string, pems [][]byte) (*x509.CertPool, error) {
+	pool := x509.NewCertPool()
+	for _, pem := range pems {
+		certificates, err := parseCertificates(name, pem)
+		if err != nil {
+			return nil, err
+		}
+		for _, certificate := range certificates {
+			pool.AddCert(certificate)
+		}
+	}
+	return pool, nil
 }
 
 func certPool(files ...string) (*x509.CertPool, error) {

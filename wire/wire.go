@@ -4,8 +4,8 @@
 //
 // The messages themselves are defined in wire/proto, with Fabric's package,
 // message and field names and numbers, and generated into the packages commonpb,
-// msppb, peerpb, ordererpb, gatewaypb, lifecyclepb, rwsetpb, kvrwsetpb and
-// queryresultpb.
+// msppb, peerpb, ordererpb, gatewaypb, lifecyclepb, discoverypb, gossippb, rwsetpb,
+// kvrwsetpb and queryresultpb.
 package wire
 
 //go:generate go run ./protogen

@@ -11,6 +11,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -98,6 +99,7 @@ type PIN struct {
 // Listen is a gRPC endpoint. TLS is always on; its key is in the token.
 type Listen struct {
 	Address         string   `yaml:"address"`
+	ExternalAddress string   `yaml:"externalAddress"` // host:port at which others reach this peer, told to clients; without it address
 	TLSCertificate  string   `yaml:"tlsCertificate"`
 	TLSKey          string   `yaml:"tlsKey"` // label of the private key in the token
 	ClientCAs       []string `yaml:"clientCAs"`
@@ -291,8 +293,21 @@ func validateVerifiers(own Token, tokens []Token) error {
 	return errors.Join(errs...)
 }
 
+// Reachable is the address that clients and other peers are told.
+func (l *Listen) Reachable() string {
+	if l.ExternalAddress != "" {
+		return l.ExternalAddress
+	}
+	return l.Address
+}
+
 func (l *Listen) validate(at string) error {
+	var external error
+	if host, port, err := net.SplitHostPort(l.ExternalAddress); l.ExternalAddress != "" && (err != nil || host == "" || port == "") {
+		external = fmt.Errorf("%s.externalAddress is %q: write it as host:port", at, l.ExternalAddress)
+	}
 	return errors.Join(
+		external,
 		required(at+".address", l.Address),
 		required(at+".tlsCertificate", l.TLSCertificate),
 		required(at+".tlsKey", l.TLSKey),

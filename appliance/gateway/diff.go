@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"fmt"
 	"slices"
 	"strings"
@@ -17,8 +18,8 @@ import (
 const maxDifferences = 4
 
 // differences says in words where two proposal response payloads differ: it names
-// namespaces, keys, versions and lengths, and no value. It is for the reader of an
-// error; that the payloads differ is decided on their bytes.
+// namespaces, keys, versions, lengths and digests, and no value. It is for the reader
+// of an error; that the payloads differ is decided on their bytes.
 func differences(first, second []byte) string {
 	a, errA := openPayload(first)
 	b, errB := openPayload(second)
@@ -35,10 +36,10 @@ func differences(first, second []byte) string {
 		add("chaincode version %q against %q", x.GetVersion(), y.GetVersion())
 	}
 	if x, y := a.action.GetResponse(), b.action.GetResponse(); !proto.Equal(x, y) {
-		add("response of status %d with %d bytes against status %d with %d bytes", x.GetStatus(), len(x.GetPayload()), y.GetStatus(), len(y.GetPayload()))
+		add("response of status %d with %s against status %d with %s", x.GetStatus(), brief(x.GetPayload()), y.GetStatus(), brief(y.GetPayload()))
 	}
 	if !bytes.Equal(a.action.GetEvents(), b.action.GetEvents()) {
-		add("chaincode event of %d bytes against %d bytes", len(a.action.GetEvents()), len(b.action.GetEvents()))
+		add("chaincode event of %s against %s", brief(a.action.GetEvents()), brief(b.action.GetEvents()))
 	}
 	for _, key := range union(a.entries, b.entries) {
 		x, y := a.entries[key], b.entries[key]
@@ -93,6 +94,12 @@ func openPayload(payload []byte) (*content, error) {
 	return c, nil
 }
 
+// brief tells bytes apart without showing them: how many, and how their SHA-256 begins.
+func brief(b []byte) string {
+	sum := sha256.Sum256(b)
+	return fmt.Sprintf("%d bytes (SHA-256 %x…)", len(b), sum[:8])
+}
+
 func (c *content) add(key, entry, shown string) {
 	c.entries[key] = "=" + entry
 	c.shown[key] = shown
@@ -112,7 +119,7 @@ func (c *content) addNamespace(ns *rwsetpb.NsReadWriteSet) error {
 		c.add(fmt.Sprintf("read of %q in %q", r.GetKey(), name), version, version)
 	}
 	for _, w := range kv.GetWrites() {
-		shown := fmt.Sprintf("of %d bytes", len(w.GetValue()))
+		shown := "of " + brief(w.GetValue())
 		if w.GetIsDelete() {
 			shown = "(delete)"
 		}
@@ -120,7 +127,7 @@ func (c *content) addNamespace(ns *rwsetpb.NsReadWriteSet) error {
 	}
 	for _, m := range kv.GetMetadataWrites() {
 		for _, e := range m.GetEntries() {
-			c.add(fmt.Sprintf("metadata %q of %q in %q", e.GetName(), m.GetKey(), name), string(e.GetValue()), fmt.Sprintf("of %d bytes", len(e.GetValue())))
+			c.add(fmt.Sprintf("metadata %q of %q in %q", e.GetName(), m.GetKey(), name), string(e.GetValue()), "of "+brief(e.GetValue()))
 		}
 	}
 	for i, q := range kv.GetRangeQueriesInfo() {

@@ -34,10 +34,10 @@ func TestDifferences(t *testing.T) {
 	}{
 		{"read version", base, payloadOf(t, "1.0", read(4), ok), `read of "a" in "kv" at 3:0 against at 4:0`},
 		{"chaincode version", base, payloadOf(t, "1.1", read(3), ok), `chaincode version "1.0" against "1.1"`},
-		{"response", base, payloadOf(t, "1.0", read(3), &peerpb.Response{Status: 201, Payload: []byte("xy")}), "status 201 with 2 bytes"},
+		{"response", base, payloadOf(t, "1.0", read(3), &peerpb.Response{Status: 201, Payload: []byte("xy")}), "status 201 with 2 bytes (SHA-256 769a4e6d0003189c…)"},
 		{"missing", base, payloadOf(t, "1.0", &kvrwsetpb.KVRWSet{}, ok), `read of "a" in "kv" only in the first`},
 		{"extra", payloadOf(t, "1.0", &kvrwsetpb.KVRWSet{}, ok), base, `read of "a" in "kv" only in the second`},
-		{"value is not shown", payloadOf(t, "1.0", write("secret-1"), ok), payloadOf(t, "1.0", write("secret-2"), ok), `write of "a" in "kv": other bytes of the same length`},
+		{"value is not shown", payloadOf(t, "1.0", write("secret-1"), ok), payloadOf(t, "1.0", write("secret-2"), ok), `write of "a" in "kv" of 8 bytes (SHA-256 f7e7c36e458e80e6…) against of 8 bytes (SHA-256 `},
 		{"garbage", base, []byte{0xff}, "one of the payloads does not parse"},
 	}
 	for _, test := range tests {

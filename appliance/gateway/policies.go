@@ -133,3 +133,10 @@ func collectionMembers(d *state.Definition, name string) (map[msp.ID]bool, error
 	}
 	return out, nil
 }
+
+// Layouts gives the sets of organisations whose endorsements satisfy the policies of
+// an interest, smallest first; has says which organisations have a peer to ask. Without
+// any layout the policies cannot be satisfied.
+func Layouts(ch Channel, interest *peerpb.ChaincodeInterest, has func(msp.ID) bool) ([]Layout, error) {
+	return newPolicies(ch).layouts(interest.GetChaincodes(), has, false)
+}

@@ -20,7 +20,9 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"strongroom/wire/commonpb"
+	"strongroom/wire/discoverypb"
 	"strongroom/wire/gatewaypb"
+	"strongroom/wire/gossippb"
 	"strongroom/wire/kvrwsetpb"
 	"strongroom/wire/lifecyclepb"
 	"strongroom/wire/msppb"
@@ -37,7 +39,9 @@ var ours = []protoreflect.FileDescriptor{
 	commonpb.File_common_configuration_proto,
 	commonpb.File_common_policies_proto,
 	commonpb.File_msp_msp_principal_proto,
+	discoverypb.File_discovery_protocol_proto,
 	gatewaypb.File_gateway_gateway_proto,
+	gossippb.File_gossip_message_proto,
 	kvrwsetpb.File_ledger_kvrwset_proto,
 	lifecyclepb.File_peer_lifecycle_proto,
 	msppb.File_msp_msp_proto,

@@ -32,14 +32,8 @@ func (n *Network) writeConfigurations(mod string) error {
 	files["orderer/orderer.yaml"] = node(orderer, orderer.node) + token(orderer) +
 		listen(orderer, n.Ports.Orderer, n.Ports.OrdererOps) + fmt.Sprintf("genesis: [%s]\n", n.path("main.block"))
 	for i, org := range organizations[1:] {
-		other := organizations[2-i]
-		files[org.name+"/peer.yaml"] = node(org, org.node) + token(org) +
-			listen(org, n.Ports.Peer[i], n.Ports.PeerOps[i]) + fmt.Sprintf(`peers:
-  - mspId: %s
-    address: %s
-    tlsCACert: %s
-    serverName: localhost
-`, other.mspID, address(n.Ports.Peer[1-i]), n.path(other.name, "msp/tlscacerts/tlsca.pem"))
+		// Peers find each other by the channel's anchor peers.
+		files[org.name+"/peer.yaml"] = node(org, org.node) + token(org) + listen(org, n.Ports.Peer[i], n.Ports.PeerOps[i])
 		peer := fmt.Sprintf("peer:\n  address: %s\n  tlsCACert: msp/tlscacerts/tlsca.pem\n  serverName: localhost\n", address(n.Ports.Peer[i]))
 		files[org.name+"/admin.yaml"] = node(org, "admin") + token(org) + peer
 		gateway := fmt.Sprintf(`{
