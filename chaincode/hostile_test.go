@@ -375,8 +375,11 @@ func TestKeepalive(t *testing.T) {
 			asked = asked || m.Type == peerpb.ChaincodeMessage_KEEPALIVE
 		}
 	})
-	if asked := <-streams; !asked {
-		t.Error("the connection was closed without KEEPALIVE")
+	// What was sent just before a connection ends may not arrive: one of many was asked.
+	for n := 1; !<-streams; n++ {
+		if n == 50 {
+			t.Fatal("fifty connections were closed without KEEPALIVE")
+		}
 	}
 	inv := p.Invocation(p.Store.Simulate(""), nil, "f")
 	if _, err := p.Host.Execute(t.Context(), inv); !errors.Is(err, chaincode.ErrConnectionLost) || !strings.Contains(err.Error(), "KEEPALIVE") {
