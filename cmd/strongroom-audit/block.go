@@ -79,6 +79,7 @@ func (a *auditor) statement(ctx context.Context, n uint64, raw *commonpb.Block) 
 		a.report.policy(p.Namespace, p.Digest, n)
 	}
 	a.report.hsm(&checked.Statement.Predicate)
+	a.found.statement = checked
 	a.inclusion(n, bundle)
 }
 
@@ -112,5 +113,6 @@ func (a *auditor) inclusion(n uint64, bundle []byte) {
 			a.report.Log.First = index
 		}
 		a.report.Log.Statements++
+		a.found.index, a.found.logged = index, true
 	}
 }

@@ -84,23 +84,30 @@ type verdict struct {
 	reason string
 }
 
-// block judges the next block and commits it. It returns the verdicts and the commit
-// hash slot of the metadata as a peer must have them.
-func (r *replay) block(ctx context.Context, config *configtx.Config, raw *commonpb.Block) ([]verdict, []byte, error) {
+// judged is what the replay says of a block.
+type judged struct {
+	verdicts []verdict
+	policies map[string]policy.Digest // the endorsement policies of the namespaces that it writes to
+	commit   []byte                   // the commit hash slot of the metadata as a peer must have it
+}
+
+// block judges the next block and commits it.
+func (r *replay) block(ctx context.Context, config *configtx.Config, raw *commonpb.Block) (*judged, error) {
 	facts, err := r.validator.Facts(ctx, config, proto.CloneOf(raw))
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	verdicts, err := r.judge(ctx, facts)
+	out, err := r.judge(ctx, facts)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
+	verdicts := out.verdicts
 	flags := make([]peerpb.TxValidationCode, len(verdicts))
 	for i := range verdicts {
 		flags[i] = verdicts[i].code
 	}
 	if err := r.ledger.Commit(ctx, facts.Block, flags); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	for i, code := range flags {
 		if code != verdicts[i].code {
@@ -109,15 +116,16 @@ func (r *replay) block(ctx context.Context, config *configtx.Config, raw *common
 	}
 	committed, err := r.ledger.Block(raw.GetHeader().GetNumber())
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	return verdicts, slot(committed, commonpb.BlockMetadataIndex_COMMIT_HASH), nil
+	out.commit = slot(committed, commonpb.BlockMetadataIndex_COMMIT_HASH)
+	return out, nil
 }
 
-func (r *replay) judge(ctx context.Context, facts *channel.Facts) ([]verdict, error) {
-	verdicts := make([]verdict, len(facts.Block.Txs))
+func (r *replay) judge(ctx context.Context, facts *channel.Facts) (*judged, error) {
+	out := &judged{verdicts: make([]verdict, len(facts.Block.Txs))}
 	if facts.Block.Number() == 0 {
-		return verdicts, nil // the genesis block is taken as it is: VALID
+		return out, nil // the genesis block is taken as it is: VALID
 	}
 	snapshot, err := r.ledger.Snapshot()
 	if err != nil {
@@ -129,9 +137,10 @@ func (r *replay) judge(ctx context.Context, facts *channel.Facts) ([]verdict, er
 		return nil, err
 	}
 	for i, v := range j.Verdicts {
-		verdicts[i] = verdict{v.Code, v.Reason}
+		out.verdicts[i] = verdict{v.Code, v.Reason}
 	}
-	return verdicts, nil
+	out.policies = j.Policies
+	return out, nil
 }
 
 func slot(b *commonpb.Block, i commonpb.BlockMetadataIndex) []byte {
@@ -147,7 +156,7 @@ func (a *auditor) replayBlock(ctx context.Context, block *wire.Block, raw *commo
 	if a.replay == nil {
 		return nil
 	}
-	verdicts, commit, err := a.replay.block(ctx, a.config, raw)
+	again, err := a.replay.block(ctx, a.config, raw)
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
@@ -157,18 +166,34 @@ func (a *auditor) replayBlock(ctx context.Context, block *wire.Block, raw *commo
 		return a.endReplay()
 	}
 	same := true
-	for i, v := range verdicts {
+	for i, v := range again.verdicts {
 		if code := peerpb.TxValidationCode(flags[i]); code != v.code {
 			a.find(block.Number(), "transaction %d (%s): the peer's verdict is %s, the channel's rules give %s: %s",
 				i, block.Txs[i].TxID(), code, v.code, v.reason)
 			same = false
 		}
 	}
-	if same && !bytes.Equal(commit, slot(raw, commonpb.BlockMetadataIndex_COMMIT_HASH)) {
+	if same && !bytes.Equal(again.commit, slot(raw, commonpb.BlockMetadataIndex_COMMIT_HASH)) {
 		a.find(block.Number(), "its commit hash is not the one that its writes give")
+	}
+	if a.found.statement != nil && same {
+		a.comparePolicies(block.Number(), again.policies)
 	}
 	a.report.Replay.Blocks++
 	return nil
+}
+
+// comparePolicies holds the policies that a statement names against those that judged.
+func (a *auditor) comparePolicies(block uint64, judged map[string]policy.Digest) {
+	stated := a.found.statement.Statement.Predicate.Policies
+	for _, p := range stated {
+		if got, ok := judged[p.Namespace]; !ok || got.String() != p.Digest {
+			a.find(block, "the statement names endorsement policy %s for %s, the channel's rules have %s", p.Digest, p.Namespace, got)
+		}
+	}
+	if len(stated) < len(judged) {
+		a.find(block, "the statement names %d endorsement policies, %d judged its writes", len(stated), len(judged))
+	}
 }
 
 func (a *auditor) endReplay() error {

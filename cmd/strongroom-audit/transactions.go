@@ -31,7 +31,7 @@ func (a *auditor) transactions(ctx context.Context, raw *commonpb.Block) error {
 		a.find(block.Number(), "%d verdicts for %d transactions", len(flags), len(block.Txs))
 		return nil
 	}
-	findings := make([]error, len(block.Txs))
+	parties := make([]parties, len(block.Txs))
 	group, groupCtx := errgroup.WithContext(ctx)
 	group.SetLimit(runtime.GOMAXPROCS(0))
 	for i, tx := range block.Txs {
@@ -42,16 +42,21 @@ func (a *auditor) transactions(ctx context.Context, raw *commonpb.Block) error {
 			continue
 		}
 		group.Go(func() error {
-			findings[i] = a.transaction(groupCtx, tx)
+			parties[i].problem = a.transaction(groupCtx, tx, &parties[i])
 			return groupCtx.Err()
 		})
 	}
 	if err := group.Wait(); err != nil {
 		return err
 	}
-	for i, err := range findings {
-		if err != nil {
+	for i := range parties {
+		if err := parties[i].problem; err != nil {
 			a.find(block.Number(), "transaction %d (%s) is called valid: %v", i, block.Txs[i].TxID(), err)
+		}
+	}
+	if a.watch != nil {
+		if err := a.watch(&seenBlock{block, a.found, flags, parties}, &a.parts); err != nil {
+			return err
 		}
 	}
 	if err := a.replayBlock(ctx, block, raw, flags); err != nil {
@@ -77,8 +82,9 @@ func (a *auditor) configure(ctx context.Context, block *wire.Block, flags []byte
 	return nil
 }
 
-// transaction returns what is wrong with one transaction, or nil.
-func (a *auditor) transaction(ctx context.Context, tx *wire.Tx) error {
+// transaction returns what is wrong with one transaction, or nil, and notes whose
+// signatures are good.
+func (a *auditor) transaction(ctx context.Context, tx *wire.Tx, good *parties) error {
 	for _, fault := range []*wire.Fault{tx.HeaderFault, tx.BodyFault} {
 		if fault != nil {
 			return fault
@@ -91,16 +97,17 @@ func (a *auditor) transaction(ctx context.Context, tx *wire.Tx) error {
 	if err := creator.Verify(ctx, tx.Payload, tx.Signature); err != nil {
 		return fmt.Errorf("creator: %w", err)
 	}
+	good.creator = creator
 	atomic.AddInt64(&a.report.Signatures, 1)
 	a.members.count(creator, func(m *Member) { m.Submitted++ })
 	if tx.Endorsed == nil {
 		return nil
 	}
-	good := 0
 	var last error
 	for _, e := range tx.Endorsed.Endorsements {
-		if last = a.endorsement(ctx, tx.Endorsed.ResponsePayload, e); last == nil {
-			good++
+		var endorser *msp.Identity
+		if endorser, last = a.endorsement(ctx, tx.Endorsed.ResponsePayload, e); last == nil {
+			good.endorsers = append(good.endorsers, endorser)
 			continue
 		}
 		if !msp.IsInvalid(last) && !errors.Is(last, bccsp.ErrBadSignature) {
@@ -108,21 +115,21 @@ func (a *auditor) transaction(ctx context.Context, tx *wire.Tx) error {
 		}
 		atomic.AddInt64(&a.report.Ignored, 1)
 	}
-	if good == 0 {
+	if len(good.endorsers) == 0 {
 		return fmt.Errorf("none of its %d endorsements is good: %w", len(tx.Endorsed.Endorsements), last)
 	}
-	atomic.AddInt64(&a.report.Signatures, int64(good))
+	atomic.AddInt64(&a.report.Signatures, int64(len(good.endorsers)))
 	return nil
 }
 
-func (a *auditor) endorsement(ctx context.Context, payload []byte, e *peerpb.Endorsement) error {
+func (a *auditor) endorsement(ctx context.Context, payload []byte, e *peerpb.Endorsement) (*msp.Identity, error) {
 	endorser, err := a.config.MSPs.Identity(ctx, e.GetEndorser())
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := endorser.Verify(ctx, append(payload[:len(payload):len(payload)], e.GetEndorser()...), e.GetSignature()); err != nil {
-		return err
+		return nil, err
 	}
 	a.members.count(endorser, func(m *Member) { m.Endorsed++ })
-	return nil
+	return endorser, nil
 }

@@ -53,7 +53,7 @@ the report prints, with one that you know from elsewhere, or name that with
 			if output != "text" && output != "json" {
 				return fmt.Errorf("--output is %q: use text or json", output)
 			}
-			report, err := verify(cmd.Context(), args[0], configHash, cmd.ErrOrStderr())
+			report, err := verify(cmd.Context(), args[0], configHash, cmd.ErrOrStderr(), nil)
 			if err != nil {
 				return err
 			}
@@ -87,6 +87,7 @@ type auditor struct {
 	progress io.Writer
 	expected string // --config-hash
 	deps     configtx.Deps
+	good     *memo // is deps.Verifier
 
 	sums   sums
 	once   map[string][]byte // the files that stand once, until they are used
@@ -102,11 +103,13 @@ type auditor struct {
 	parts    [4][]byte
 	members  members
 	replay   *replay // nil where it is not possible, or not any more
+	found    blockEvidence
+	watch    watch // nil if nobody asks
 }
 
-// verify checks a pack. An error means that it could not be checked; what does not
-// verify is a finding.
-func verify(ctx context.Context, path, configHash string, progress io.Writer) (_ *Report, err error) {
+// verify checks a pack, and tells of each block if watch is not nil. An error means that
+// it could not be checked; what does not verify is a finding.
+func verify(ctx context.Context, path, configHash string, progress io.Writer, watch watch) (_ *Report, err error) {
 	pack, err := evidence.Open(path)
 	if err != nil {
 		return nil, err
@@ -116,13 +119,17 @@ func verify(ctx context.Context, path, configHash string, progress io.Writer) (_
 	if err != nil {
 		return nil, err
 	}
+	good := &memo{}
+	good.forget()
 	a := &auditor{
 		report:   &Report{Codes: map[string]int{}, Policies: []PolicyUse{}, Findings: []Finding{}},
 		progress: progress,
 		expected: configHash,
-		deps:     configtx.Deps{Verifier: software{}, Engine: engine},
+		deps:     configtx.Deps{Verifier: good, Engine: engine},
+		good:     good,
 		sums:     sums{},
 		once:     map[string][]byte{},
+		watch:    watch,
 	}
 	defer func() { err = errors.Join(err, a.endReplay()) }()
 	for {
@@ -172,6 +179,8 @@ func (a *auditor) file(ctx context.Context, f *evidence.File) error {
 // upTo checks the blocks before a number, whose files have all been read.
 func (a *auditor) upTo(ctx context.Context, number uint64) error {
 	for ; a.next < number; a.next++ {
+		a.found = blockEvidence{}
+		a.good.forget()
 		if err := a.block(ctx, a.next); err != nil {
 			return fmt.Errorf("block %d: %w", a.next, err)
 		}
