@@ -3,6 +3,7 @@ package acl
 import (
 	"errors"
 	"strings"
+	"time"
 
 	"strongroom/msp"
 	"strongroom/policy"
@@ -24,19 +25,34 @@ type Layer string
 
 // The layers, in the order in which they are asked; Fabric is Fabric's own policy.
 const (
-	Fabric    Layer = "fabric"
-	Appliance Layer = "appliance"
-	Ordering  Layer = "ordering"
-	Channel   Layer = "channel"
-	Chaincode Layer = "chaincode"
-	Function  Layer = "function"
+	Connection Layer = "connection" // asked for each gRPC call, before a service sees it
+	Fabric     Layer = "fabric"
+	Appliance  Layer = "appliance"
+	Ordering   Layer = "ordering"
+	Channel    Layer = "channel"
+	Chaincode  Layer = "chaincode"
+	Function   Layer = "function"
 )
 
 // Layers lists the layers that may have a Rego file, in order.
-func Layers() []Layer { return []Layer{Appliance, Ordering, Channel, Chaincode, Function} }
+func Layers() []Layer {
+	return []Layer{Connection, Appliance, Ordering, Channel, Chaincode, Function}
+}
+
+// layerCount is how many Layers lists.
+const layerCount = 6
 
 // Package is the Rego package of the layer's file.
 func (l Layer) Package() string { return "strongroom.acl." + string(l) }
+
+// Program is what to give to package policy for rules of the layer, besides their source.
+func (l Layer) Program(deadline time.Duration) policy.ProgramConfig {
+	schema := InputSchema
+	if l == Connection {
+		schema = ConnectionSchema
+	}
+	return policy.ProgramConfig{Package: l.Package(), Schema: schema, Deadline: deadline, Conditions: true}
+}
 
 // Request is what a caller asks to do. All of it must be verified: the caller's
 // identity by its signature, the address and the certificate by the connection.
@@ -45,7 +61,9 @@ type Request struct {
 	Channel   string // "" for the channel of the configuration given with the request
 	Chaincode string // "" when the request is not about a chaincode
 	Function  string // of the chaincode: its first argument, whatever it holds
-	Caller    *msp.Identity
+	// Args are what follows the function. Nothing may change them during a check.
+	Args   [][]byte
+	Caller *msp.Identity
 	// RemoteAddr is the address of the connection. A port is cut off: it changes
 	// with each connection and identifies nobody.
 	RemoteAddr string
@@ -59,6 +77,9 @@ type Verdict struct {
 	Allowed bool
 	Reasons []string      // why not; for Fabric's policy also why
 	Policy  policy.Digest // what decided
+	// Conditions must hold besides; they are checked at each request, also for a
+	// decision that is remembered.
+	Conditions []policy.Condition
 }
 
 // Decision is the outcome of a check. Nothing may change its slices: they are shared.

@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync/atomic"
 	"time"
 	"weak"
 
 	lru "github.com/hashicorp/golang-lru/v2"
+	"github.com/open-policy-agent/opa/v1/ast"
 	"google.golang.org/protobuf/proto"
 
 	"strongroom/channel/configtx"
@@ -32,6 +34,8 @@ type Config struct {
 	// Observe, if set, is told of each layer that was asked and, with the layer
 	// "decision", of each check as a whole. It must be quick and safe for concurrent use.
 	Observe func(resource, layer string, allowed bool, d time.Duration)
+	// Now is the clock of conditions; nil means the host's.
+	Now func() time.Time
 }
 
 // Bounds of what is remembered.
@@ -46,15 +50,18 @@ type Guard struct {
 	log     *slog.Logger
 	members *policy.Policy // of the local MSP; nil without one
 	admins  *policy.Policy
+	limits  *policy.Limiter
 	current atomic.Pointer[rules]
 }
 
 // rules are the layers' programs of one load, and the decisions made with them.
 // They are replaced as a whole.
 type rules struct {
-	programs  [5]*policy.Program // in the order of Layers; nil for a layer without a file
-	any       bool
-	decisions *lru.Cache[key, *outcome]
+	programs    [layerCount]*policy.Program // in the order of Layers; nil for a layer without a file
+	any         bool                        // of those that are asked about requests
+	args        bool                        // one of them looks at the arguments
+	decisions   *lru.Cache[key, *outcome]
+	connections *lru.Cache[connectionKey, *outcome]
 }
 
 // key holds everything that a decision depends on besides the rules. The
@@ -68,11 +75,13 @@ type key struct {
 	host                string
 	hasTLS              bool
 	tls                 [32]byte
+	args                [32]byte // hash of the arguments, if a layer looks at them
 }
 
 type outcome struct {
-	allowed bool
-	layers  []Verdict
+	allowed     bool
+	conditional bool // one of layers has conditions
+	layers      []Verdict
 }
 
 // New makes a guard and loads its layers. The error names the layer, the file, the
@@ -81,7 +90,7 @@ func New(cfg Config) (*Guard, error) {
 	if cfg.Engine == nil {
 		return nil, errors.New("access control: Engine is nil: give the policy engine")
 	}
-	g := &Guard{cfg: cfg, log: cfg.Logger}
+	g := &Guard{cfg: cfg, log: cfg.Logger, limits: policy.NewLimiter(cfg.Now)}
 	if g.log == nil {
 		g.log = slog.New(slog.DiscardHandler)
 	}
@@ -140,12 +149,14 @@ func (g *Guard) Reload(ctx context.Context) error {
 		if !ok {
 			continue
 		}
-		p, err := policy.LoadProgram(ctx, policy.ProgramConfig{Path: path, Package: l.Package(), Schema: InputSchema, Deadline: g.cfg.Deadline})
+		c := l.Program(g.cfg.Deadline)
+		c.Path = path
+		p, err := policy.LoadProgram(ctx, c)
 		if err != nil {
 			faults = append(faults, fmt.Errorf("access layer %s: %w", l, err))
 			continue
 		}
-		next.programs[i], next.any = p, true
+		next.programs[i] = p
 	}
 	if err := errors.Join(faults...); err != nil {
 		return err
@@ -162,7 +173,7 @@ func (g *Guard) Replace(ctx context.Context, programs map[Layer]*policy.Program)
 		if i < 0 || p == nil || p.Package() != l.Package() {
 			return fmt.Errorf("access control: layer %q is given no program of package %s", string(l), l.Package())
 		}
-		next.programs[i], next.any = p, true
+		next.programs[i] = p
 	}
 	return g.swap(ctx, next)
 }
@@ -171,6 +182,15 @@ func (g *Guard) swap(ctx context.Context, next *rules) error {
 	var err error
 	if next.decisions, err = lru.New[key, *outcome](decisionEntries); err != nil {
 		return fmt.Errorf("access control: %w", err)
+	}
+	if next.connections, err = lru.New[connectionKey, *outcome](decisionEntries); err != nil {
+		return fmt.Errorf("access control: %w", err)
+	}
+	for i, p := range next.programs {
+		if p != nil && Layers()[i] != Connection {
+			next.any = true
+			next.args = next.args || p.Reads("args") || p.Reads("binary_args")
+		}
 	}
 	g.current.Store(next)
 	for i, l := range Layers() {
@@ -191,6 +211,9 @@ func (g *Guard) Check(ctx context.Context, config *configtx.Config, r Request) (
 		start = time.Now()
 	}
 	o := g.decide(ctx, config, &r)
+	if o.allowed && o.conditional {
+		o = g.conditioned(o, subjectOf(&r))
+	}
 	d := Decision{Allowed: o.allowed, ID: g.cfg.Engine.DecisionID(), Layers: o.layers}
 	if g.cfg.Observe != nil {
 		g.cfg.Observe(string(r.Resource), "decision", d.Allowed, time.Since(start))
@@ -247,6 +270,9 @@ func (g *Guard) decide(ctx context.Context, config *configtx.Config, r *Request)
 	if rs.any { // else the decision depends on nothing more
 		k.chaincode, k.function, k.host = r.Chaincode, r.Function, host(r.RemoteAddr)
 		k.hasTLS = copy(k.tls[:], r.TLSCertHash) > 0
+		if rs.args {
+			k.args = hashArgs(r.Args)
+		}
 	}
 	remember := len(k.chaincode)+len(k.function)+len(k.resource) <= longestKey && (config != nil || r.Channel == "")
 	if remember {
@@ -269,41 +295,67 @@ func (g *Guard) evaluate(ctx context.Context, rs *rules, config *configtx.Config
 	if !verdict.Allowed || !rs.any {
 		return &outcome{allowed: verdict.Allowed, layers: layers}, stable
 	}
-	in, err := input(r, channelOf(config, r))
+	in, err := input(r, channelOf(config, r), rs.args)
 	if err != nil {
 		return deny(layers, Appliance, err.Error()), true
 	}
+	conditional := false
 	for i, l := range Layers() {
 		p := rs.programs[i]
 		if p == nil || !l.concerns(config, r) {
 			continue
 		}
-		verdict, stable := g.observed(r, l, func() (Verdict, bool) {
-			v := Verdict{Layer: l, Policy: p.Digest()}
-			var err error
-			if v.Allowed, v.Reasons, err = p.Decide(ctx, in); err != nil {
-				v.Allowed, v.Reasons = false, []string{err.Error()}
-				if g.cfg.Observe != nil && errors.Is(err, context.DeadlineExceeded) {
-					g.cfg.Observe(string(r.Resource), policy.Cut, false, g.cfg.Deadline)
-				}
-				return v, false
-			}
-			if !v.Allowed && len(v.Reasons) == 0 {
-				v.Reasons = []string{"no rule of " + l.Package() + " allows it"}
-			}
-			return v, true
-		})
+		verdict, stable := g.observed(r, l, func() (Verdict, bool) { return g.ask(ctx, string(r.Resource), l, p, in) })
 		layers = append(layers, verdict)
 		if !verdict.Allowed {
 			return &outcome{layers: layers}, stable
 		}
+		conditional = conditional || len(verdict.Conditions) > 0
 	}
-	return &outcome{allowed: true, layers: layers}, true
+	return &outcome{allowed: true, conditional: conditional, layers: layers}, true
+}
+
+// ask asks the program of one layer. stable is false when an error denied.
+func (g *Guard) ask(ctx context.Context, about string, l Layer, p *policy.Program, in ast.Value) (v Verdict, stable bool) {
+	v = Verdict{Layer: l, Policy: p.Digest()}
+	said, err := p.Verdict(ctx, in)
+	if err != nil {
+		v.Reasons = []string{err.Error()}
+		if g.cfg.Observe != nil && errors.Is(err, context.DeadlineExceeded) {
+			g.cfg.Observe(about, policy.Cut, false, g.cfg.Deadline)
+		}
+		return v, false
+	}
+	if l == Connection && slices.ContainsFunc(said.Conditions, func(c policy.Condition) bool { return c.PerCaller() }) {
+		v.Reasons = []string{"a rate per caller: who calls is not known yet: count per certificate or address"}
+		return v, true
+	}
+	v.Allowed, v.Reasons, v.Conditions = said.Allowed, said.Reasons, said.Conditions
+	if !v.Allowed && len(v.Reasons) == 0 {
+		v.Reasons = []string{"no rule of " + l.Package() + " allows it"}
+	}
+	return v, true
+}
+
+// conditioned is an outcome of now: the remembered one, or where a condition does not
+// hold one that the layer denies which set it.
+func (g *Guard) conditioned(o *outcome, s policy.Subject) *outcome {
+	for i := range o.layers {
+		v := &o.layers[i]
+		if why := g.limits.Admit(string(v.Layer), v.Conditions, s); why != "" {
+			layers := slices.Clone(o.layers[:i+1])
+			layers[i].Allowed, layers[i].Reasons = false, []string{why}
+			return &outcome{layers: layers}
+		}
+	}
+	return o
 }
 
 // concerns tells whether a request is in the layer's scope.
 func (l Layer) concerns(config *configtx.Config, r *Request) bool {
 	switch l {
+	case Connection:
+		return false // Connect asks it
 	case Ordering:
 		return r.Resource.ordering()
 	case Channel:

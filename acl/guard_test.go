@@ -235,7 +235,7 @@ func TestDefaults(t *testing.T) {
 		"Members":          "cscc/GetChannels",
 		appWriters:         "_lifecycle/CheckCommitReadiness _lifecycle/CommitChaincodeDefinition _lifecycle/QueryChaincodeDefinition _lifecycle/QueryChaincodeDefinitions discovery/Channel peer/ChaincodeToChaincode peer/Propose",
 		appReaders:         "cscc/GetChannelConfig cscc/GetConfigBlock event/Block event/FilteredBlock gateway/ChaincodeEvents gateway/CommitStatus lscc/ChaincodeExists lscc/GetChaincodeData lscc/GetCollectionsConfig lscc/GetDeploymentSpec lscc/GetInstantiatedChaincodes qscc/GetBlockByHash qscc/GetBlockByNumber qscc/GetBlockByTxID qscc/GetChainInfo qscc/GetTransactionByID",
-		"/Channel/Writers": "orderer/Broadcast",
+		"/Channel/Writers": "gateway/Submit orderer/Broadcast",
 		"/Channel/Readers": "orderer/Deliver",
 	} {
 		if got := strings.TrimSpace(want[p]); got != names {
@@ -477,7 +477,7 @@ func TestConcurrent(t *testing.T) {
 func TestInput(t *testing.T) {
 	n := newNetwork(t)
 	r := Request{Resource: ResourceProposePropose, Chaincode: "assets", Function: "Read", Caller: n.client, RemoteAddr: "10.1.2.3:5", TLSCertHash: make([]byte, 32)}
-	in, err := input(&r, "main")
+	in, err := input(&r, "main", true)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -488,32 +488,35 @@ func TestInput(t *testing.T) {
 	if err := json.Unmarshal(InputSchema, &schema); err != nil {
 		t.Fatal(err)
 	}
-	var compare func(path string, value, schema map[string]any)
-	compare = func(path string, value, schema map[string]any) {
-		properties, _ := schema["properties"].(map[string]any)
-		required, _ := schema["required"].([]any)
-		if len(properties) != len(required) {
-			t.Errorf("%s: %d fields, %d required", path, len(properties), len(required))
-		}
-		for name, s := range properties {
-			v, ok := value[name]
-			if !ok {
-				t.Errorf("%s.%s is not in the input", path, name)
-			}
-			if object, ok := v.(map[string]any); ok && name != "attributes" {
-				compare(path+"."+name, object, s.(map[string]any))
-			}
-		}
-		for name := range value {
-			if properties[name] == nil {
-				t.Errorf("%s.%s is not in the schema", path, name)
-			}
-		}
-	}
-	compare("input", got, schema)
+	sameFields(t, "input", got, schema)
 	caller := got["caller"].(map[string]any)
 	if caller["mspid"] != "Org1MSP" || caller["name"] != "alice" || caller["role"] != "client" || got["remote"].(map[string]any)["address"] != "10.1.2.3" {
 		t.Errorf("%v", got)
+	}
+}
+
+// sameFields holds an object against its schema: it has the properties, all of them are
+// required and none is missing.
+func sameFields(t *testing.T, path string, value, schema map[string]any) {
+	t.Helper()
+	properties, _ := schema["properties"].(map[string]any)
+	required, _ := schema["required"].([]any)
+	if len(properties) != len(required) {
+		t.Errorf("%s: %d fields, %d required", path, len(properties), len(required))
+	}
+	for name, s := range properties {
+		v, ok := value[name]
+		if !ok {
+			t.Errorf("%s.%s is not in the input", path, name)
+		}
+		if object, ok := v.(map[string]any); ok && name != "attributes" {
+			sameFields(t, path+"."+name, object, s.(map[string]any))
+		}
+	}
+	for name := range value {
+		if properties[name] == nil {
+			t.Errorf("%s.%s is not in the schema", path, name)
+		}
 	}
 }
 
@@ -524,7 +527,7 @@ func TestExamples(t *testing.T) {
 	cfg := Config{Engine: n.engine, Local: n.local, LocalMSPID: "Org1MSP", Layers: map[Layer]string{}}
 	for _, l := range Layers() {
 		cfg.Layers[l] = filepath.Join("..", "examples", "policy", string(l)+".rego")
-		results, err := policy.TestProgram(context.Background(), policy.ProgramConfig{Path: cfg.Layers[l], Package: l.Package(), Schema: InputSchema})
+		results, err := policy.TestProgram(context.Background(), testConfig(l, cfg.Layers[l]))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -586,9 +589,15 @@ func BenchmarkCold(b *testing.B) {
 	}
 }
 
+func testConfig(l Layer, path string) policy.ProgramConfig {
+	c := l.Program(0)
+	c.Path = path
+	return c
+}
+
 func benchmarkLayers() map[Layer]string {
 	layers := map[Layer]string{}
-	for _, l := range Layers() {
+	for _, l := range Layers()[1:] { // connection is asked apart
 		layers[l] = fmt.Sprintf(openLayer, l) + "\ndeny contains \"temps\" if \"temps\" in input.caller.ous\n"
 	}
 	return layers

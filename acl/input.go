@@ -1,16 +1,21 @@
 package acl
 
 import (
+	"crypto/sha256"
 	_ "embed"
+	"encoding/base64"
+	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"net"
 	"net/netip"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 
 	"strongroom/msp"
+	"strongroom/policy"
 )
 
 // InputSchema is the JSON Schema of the input that layers see.
@@ -41,12 +46,13 @@ type pair = [2]*ast.Term
 func text(s string) *ast.Term { return ast.StringTerm(strings.ToValidUTF8(s, "\uFFFD")) }
 
 // input is what the layers see of a request (input.schema.json).
-func input(r *Request, channel string) (ast.Value, error) {
+// Arguments are in it if args says so: no layer looks at them otherwise.
+func input(r *Request, channel string, args bool) (ast.Value, error) {
 	caller, err := CallerTerm(r.Caller)
 	if err != nil {
 		return nil, err
 	}
-	return ast.NewObject(
+	in := ast.NewObject(
 		pair{keyResource, text(string(r.Resource))},
 		pair{keyChannel, text(channel)},
 		pair{keyChaincode, text(r.Chaincode)},
@@ -56,7 +62,59 @@ func input(r *Request, channel string) (ast.Value, error) {
 			pair{keyAddress, text(normal(host(r.RemoteAddr)))},
 			pair{keyTLSCert, ast.StringTerm(hex.EncodeToString(r.TLSCertHash))},
 		)},
-	), nil
+	)
+	if args {
+		if err := arguments(in, r.Args); err != nil {
+			return nil, err
+		}
+	}
+	return in, nil
+}
+
+// maxArgs bounds the arguments that layers look at, in bytes.
+const maxArgs = 1 << 20
+
+// arguments adds the arguments; binary_args lists the positions of those that are not
+// UTF-8 and stand as base64.
+func arguments(in ast.Object, args [][]byte) error {
+	size := 0
+	terms, positions := make([]*ast.Term, len(args)), []*ast.Term{}
+	for i, b := range args {
+		if size += len(b); size > maxArgs {
+			return fmt.Errorf("the arguments are larger than %d bytes: too much to judge", maxArgs)
+		}
+		if utf8.Valid(b) {
+			terms[i] = ast.StringTerm(string(b))
+			continue
+		}
+		terms[i] = ast.StringTerm(base64.StdEncoding.EncodeToString(b))
+		positions = append(positions, ast.IntNumberTerm(i))
+	}
+	in.Insert(ast.StringTerm("args"), ast.ArrayTerm(terms...))
+	in.Insert(ast.StringTerm("binary_args"), ast.ArrayTerm(positions...))
+	return nil
+}
+
+// hashArgs stands for the arguments in the key of a remembered decision.
+func hashArgs(args [][]byte) (sum [32]byte) {
+	h := sha256.New()
+	var n [8]byte
+	for _, a := range args {
+		binary.BigEndian.PutUint64(n[:], uint64(len(a)))
+		h.Write(n[:])
+		h.Write(a)
+	}
+	h.Sum(sum[:0])
+	return sum
+}
+
+// subjectOf is who asks, for rates.
+func subjectOf(r *Request) policy.Subject {
+	id := r.Caller.CertificateID()
+	return policy.Subject{
+		Caller:  string(r.Caller.MSPID) + "\x00" + string(id[:]),
+		Address: normal(host(r.RemoteAddr)), Certificate: string(r.TLSCertHash),
+	}
 }
 
 // CallerTerm is what a team's Rego sees of an identity (the schema's "caller"): the

@@ -9,8 +9,9 @@ import (
 // the ACLs of a channel configuration write it.
 type Resource string
 
-// The resources of a Fabric 3 peer (core/aclmgmt/resources), and four of our own for
-// service discovery and the ordering service, which have none in Fabric.
+// The resources of a Fabric 3 peer (core/aclmgmt/resources), and five of our own for
+// what has none in Fabric: service discovery, the ordering service, and submission
+// through the gateway.
 const (
 	ResourceProposePropose       Resource = "peer/Propose"
 	ResourceChaincodeToChaincode Resource = "peer/ChaincodeToChaincode"
@@ -58,6 +59,7 @@ const (
 	ResourceDiscoveryChannel Resource = "discovery/Channel" // Strongroom's name: Fabric asks /Channel/Application/Writers
 	ResourceDiscoveryLocal   Resource = "discovery/Local"   // Strongroom's name: Fabric asks the Admins of the peer's MSP
 
+	ResourceGatewaySubmit    Resource = "gateway/Submit"    // Strongroom's name: Fabric asks the ordering service's policy alone
 	ResourceOrdererBroadcast Resource = "orderer/Broadcast" // Strongroom's name: Fabric asks /Channel/Writers
 	ResourceOrdererDeliver   Resource = "orderer/Deliver"   // Strongroom's name: Fabric asks /Channel/Readers
 )
@@ -133,6 +135,7 @@ var channelDefaults = map[Resource]string{
 	ResourceLSCCGetInstantiatedChaincodes: appReaders,
 	ResourceLSCCGetCollectionsConfig:      appReaders,
 	ResourceDiscoveryChannel:              appWriters,
+	ResourceGatewaySubmit:                 "/Channel/Writers",
 	ResourceOrdererBroadcast:              "/Channel/Writers",
 	ResourceOrdererDeliver:                "/Channel/Readers",
 }

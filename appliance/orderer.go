@@ -19,6 +19,7 @@ import (
 	"strongroom/ledger/seal"
 	"strongroom/msp"
 	"strongroom/ordering"
+	"strongroom/ordering/deliver"
 	"strongroom/wire/commonpb"
 	"strongroom/wire/ordererpb"
 )
@@ -71,7 +72,7 @@ func RunOrderer(ctx context.Context, c *config.Orderer, logTo io.Writer) (err er
 	if err != nil {
 		return err
 	}
-	server, healthServer := newServer(c.Listen, creds)
+	server, healthServer := newServer(c.Listen, creds, guard, log)
 	ordererpb.RegisterAtomicBroadcastServer(server, service)
 	n.renewals(ctx, c.Node, c.Listen, served, local)
 	return n.run(ctx, server, healthServer, c.Listen)
@@ -99,7 +100,7 @@ func (n *node) run(ctx context.Context, server *grpc.Server, healthServer *healt
 	if err := notify("READY=1"); err != nil {
 		n.log.Warn("systemd was not notified", "error", err)
 	}
-	err := serve(ctx, server, l.Address, n.log)
+	err := serve(ctx, server, l, n.log)
 	cancel()
 	_ = notify("STOPPING=1")
 	n.log.Info("stopping")
@@ -150,6 +151,7 @@ func (n *node) newOrdering(ctx context.Context, data string, keyring *seal.Keyri
 		Access: func(ctx context.Context, cfg *configtx.Config, a ordering.Access) error {
 			_, err := guard.Check(ctx, cfg, acl.Request{
 				Resource: acl.Resource(a.Resource), Channel: cfg.ID, Caller: a.Caller, RemoteAddr: a.RemoteAddr,
+				TLSCertHash: deliver.PeerCertificateHash(ctx),
 			})
 			if errors.Is(err, acl.ErrDenied) {
 				return fmt.Errorf("%w: %w", ordering.ErrDenied, err)

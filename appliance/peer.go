@@ -74,7 +74,6 @@ func RunPeer(ctx context.Context, c *config.Peer, logTo io.Writer) (err error) {
 	}
 	certificate := served.Load()
 	p.served = served
-	server, healthServer := newServer(c.Listen, creds)
 	if p.keyring, err = openKeyring(ctx, n, c.Data); err != nil {
 		return err
 	}
@@ -84,6 +83,7 @@ func RunPeer(ctx context.Context, c *config.Peer, logTo io.Writer) (err error) {
 	if p.guard, err = n.newGuard(ctx, c.Node, c.Policy); err != nil {
 		return err
 	}
+	server, healthServer := newServer(c.Listen, creds, p.guard, log)
 	if p.vetoes, err = n.newVetoes(ctx, c.Policy); err != nil {
 		return err
 	}

@@ -3,9 +3,7 @@ package appliance
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
-	"net"
 	"time"
 
 	"google.golang.org/grpc"
@@ -25,7 +23,8 @@ const (
 )
 
 // newServer makes a gRPC server with the limits of an edge that strangers reach.
-func newServer(l config.Listen, creds credentials.TransportCredentials) (*grpc.Server, *health.Server) {
+// No call is served before edge admitted it.
+func newServer(l config.Listen, creds credentials.TransportCredentials, guard connectionGuard, log *slog.Logger) (*grpc.Server, *health.Server) {
 	limit := l.MaxMessageBytes
 	if limit == 0 {
 		limit = maxMessageBytes
@@ -34,8 +33,11 @@ func newServer(l config.Listen, creds credentials.TransportCredentials) (*grpc.S
 	if concurrent == 0 {
 		concurrent = defaultConcurrent
 	}
+	e := &edge{guard: guard, log: log}
 	server := grpc.NewServer(
 		grpc.Creds(creds),
+		grpc.UnaryInterceptor(e.unary),
+		grpc.StreamInterceptor(e.stream),
 		grpc.MaxRecvMsgSize(limit),
 		grpc.MaxSendMsgSize(maxMessageBytes),
 		grpc.MaxConcurrentStreams(uint32(concurrent)),
@@ -50,10 +52,10 @@ func newServer(l config.Listen, creds credentials.TransportCredentials) (*grpc.S
 
 // serve answers on the address until ctx ends, then lets running calls finish for a
 // short while.
-func serve(ctx context.Context, server *grpc.Server, address string, log *slog.Logger) error {
-	listener, err := net.Listen("tcp", address)
+func serve(ctx context.Context, server *grpc.Server, l config.Listen, log *slog.Logger) error {
+	listener, err := listen(l, log)
 	if err != nil {
-		return fmt.Errorf("listen.address: %w", err)
+		return err
 	}
 	log.Info("serving", "address", listener.Addr().String())
 	stop := context.AfterFunc(ctx, func() {

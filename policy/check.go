@@ -57,7 +57,7 @@ func parserOptions() ast.ParserOptions {
 
 // checkEntrypoints makes sure that the package decides at all: OPA takes a query
 // for a rule that does not exist as undefined, without an error. It names the sets
-// that are there: deny and public_reason.
+// that are there: deny, public_reason and conditions.
 func checkEntrypoints(c *ast.Compiler, cfg ProgramConfig) (sets []string, err error) {
 	pkg := ast.MustParseRef("data." + cfg.Package)
 	allow := c.GetRulesExact(pkg.Append(ast.StringTerm("allow")))
@@ -82,11 +82,20 @@ func checkEntrypoints(c *ast.Compiler, cfg ProgramConfig) (sets []string, err er
 	if cfg.PublicReasons {
 		names = append(names, "public_reason")
 	}
+	if cfg.Conditions {
+		names = append(names, "conditions")
+	} else if rules := c.GetRulesWithPrefix(pkg.Append(ast.StringTerm("conditions"))); len(rules) > 0 {
+		return nil, fmt.Errorf("%s: nothing checks conditions of package %s: give the rule another name", rules[0].Location, cfg.Package)
+	}
 	for _, name := range names {
+		example := `"a reason"`
+		if name == "conditions" {
+			example = `{"not_after": "2026-12-31T23:59:59Z"}`
+		}
 		rules := c.GetRulesWithPrefix(pkg.Append(ast.StringTerm(name)))
 		for _, r := range rules {
 			if r.Head.RuleKind() != ast.MultiValue || len(r.Head.Ref()) != 1 {
-				return nil, fmt.Errorf("%s: %s must be a set of reasons: write %s contains \"a reason\" if { … }", r.Location, name, name)
+				return nil, fmt.Errorf("%s: %s must be a set: write %s contains %s if { … }", r.Location, name, name, example)
 			}
 		}
 		if len(rules) > 0 {

@@ -42,6 +42,9 @@ type ProgramConfig struct {
 	// PublicReasons says that the package may define public_reason, a set like deny,
 	// whose texts may be told to the caller.
 	PublicReasons bool
+	// Conditions says that the package may define conditions, a set of what must hold
+	// besides (Condition). Whoever sets it must check them.
+	Conditions bool
 	// Data is what the rules see as data besides themselves: a JSON document. Nothing
 	// may change it afterwards. Only bundles bring one.
 	Data map[string]any
@@ -55,6 +58,8 @@ type Verdict struct {
 	Allowed bool
 	Reasons []string // of deny, sorted; for logs
 	Public  []string // of public_reason, sorted; for the caller, when the verdict is no
+	// Conditions must hold besides, when the verdict is yes.
+	Conditions []Condition
 }
 
 // Program is a team's own Rego, compiled. The convention for its package:
@@ -62,6 +67,7 @@ type Verdict struct {
 //	default allow := false               # needed, so that nothing is allowed by omission
 //	allow if …                           # what is allowed
 //	deny contains "a reason" if …        # optional: refuses whatever allow says
+//	conditions contains {…} if …         # optional, where the caller checks them: see Condition
 //
 // A Program is immutable and safe for concurrent use; a new version of its files is
 // a new Program, to be swapped in by an atomic.Pointer.
@@ -243,6 +249,15 @@ func (p *Program) Verdict(ctx context.Context, input any) (v Verdict, err error)
 			return Verdict{}, fmt.Errorf("%w: %s.public_reason is %s: it must be a set of texts", ErrEvaluation, p.config.Package, ast.ValueName(public.Value))
 		}
 		v.Public = reasonsOf(set)
+	}
+	if conditions, ok := rs[0]["conditions"]; ok {
+		set, ok := conditions.Value.(ast.Set)
+		if !ok {
+			return Verdict{}, fmt.Errorf("%w: %s.conditions is %s: it must be a set of objects", ErrEvaluation, p.config.Package, ast.ValueName(conditions.Value))
+		}
+		if v.Conditions, err = parseConditions(set); err != nil {
+			return Verdict{}, fmt.Errorf("%w: %s: %w", ErrEvaluation, p.config.Package, err)
+		}
 	}
 	v.Allowed = bool(allow) && len(v.Reasons) == 0
 	return v, nil

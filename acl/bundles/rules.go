@@ -32,7 +32,7 @@ type Rules struct {
 func Programs(deadline time.Duration) []policy.ProgramConfig {
 	configs := []policy.ProgramConfig{endorsement.Program(deadline)}
 	for _, l := range acl.Layers() {
-		configs = append(configs, policy.ProgramConfig{Package: l.Package(), Schema: acl.InputSchema, Deadline: deadline})
+		configs = append(configs, l.Program(deadline))
 	}
 	return configs
 }

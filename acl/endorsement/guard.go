@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"strongroom/msp"
 	"strongroom/policy"
 )
 
@@ -50,11 +51,14 @@ type Config struct {
 	// Observe, if set, is told of each decision. It must be quick and safe for
 	// concurrent use.
 	Observe func(resource, layer string, allowed bool, d time.Duration)
+	// Now is the clock of conditions; nil means the host's.
+	Now func() time.Time
 }
 
 // Guard decides about endorsements. It is safe for concurrent use.
 type Guard struct {
 	cfg     Config
+	limits  *policy.Limiter
 	current atomic.Pointer[policy.Program]
 }
 
@@ -67,12 +71,12 @@ func New(cfg Config) (*Guard, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Guard{cfg: cfg}, nil
+	return &Guard{cfg: cfg, limits: policy.NewLimiter(cfg.Now)}, nil
 }
 
 // Program is what to give to package policy for rules of a guard, besides their source.
 func Program(deadline time.Duration) policy.ProgramConfig {
-	return policy.ProgramConfig{Package: Package, Schema: InputSchema, Deadline: deadline, PublicReasons: true}
+	return policy.ProgramConfig{Package: Package, Schema: InputSchema, Deadline: deadline, PublicReasons: true, Conditions: true}
 }
 
 // Load reads the rules of a file or folder. On an error the rules in force stay.
@@ -106,6 +110,11 @@ func (g *Guard) Check(ctx context.Context, p *Proposal) error {
 	} else if !v.Allowed && len(v.Reasons) == 0 {
 		v.Reasons = []string{"no rule of " + Package + " allows it"}
 	}
+	if v.Allowed {
+		if why := g.limits.Admit(Layer, v.Conditions, subjectOf(p.Caller)); why != "" {
+			v.Allowed, v.Reasons = false, []string{why}
+		}
+	}
 	if g.cfg.Observe != nil {
 		took := time.Since(start)
 		g.cfg.Observe(resource, Layer, v.Allowed, took)
@@ -120,6 +129,12 @@ func (g *Guard) Check(ctx context.Context, p *Proposal) error {
 	g.cfg.Logger.WarnContext(ctx, "endorsement refused", "decision", refused.Decision, "channel", p.ChannelID, "chaincode", p.Chaincode,
 		"tx", p.TxID, "policy", program.Digest(), "reason", strings.Join(refused.Reasons, "; "))
 	return refused
+}
+
+// subjectOf is who asks, for rates: of the connection nothing is known here.
+func subjectOf(caller *msp.Identity) policy.Subject {
+	id := caller.CertificateID()
+	return policy.Subject{Caller: string(caller.MSPID) + "\x00" + string(id[:])}
 }
 
 func decide(ctx context.Context, program *policy.Program, p *Proposal) (policy.Verdict, error) {

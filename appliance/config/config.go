@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -105,6 +106,7 @@ type Listen struct {
 	ClientCAs       []string `yaml:"clientCAs"`
 	MaxMessageBytes int      `yaml:"maxMessageBytes"`
 	MaxConcurrent   int      `yaml:"maxConcurrent"` // calls at once on one connection
+	Networks        []string `yaml:"networks"`      // from where connections are taken, as 10.0.0.0/8; all if left out
 }
 
 // Operations is the HTTP endpoint for health, metrics and version.
@@ -137,7 +139,7 @@ type Chaincode struct {
 
 // Policy names a security team's own Rego.
 type Policy struct {
-	Layers map[string]string `yaml:"layers"` // appliance, ordering, channel, chaincode, function: a Rego file each
+	Layers map[string]string `yaml:"layers"` // connection, appliance, ordering, channel, chaincode, function: a Rego file each
 	Guard  string            `yaml:"guard"`  // the endorsement guard's Rego: a file or a folder; peers only
 	Bundle Bundle            `yaml:"bundle"` // instead of both: a signed bundle of them
 }
@@ -311,7 +313,17 @@ func (l *Listen) validate(at string) error {
 		required(at+".address", l.Address),
 		required(at+".tlsCertificate", l.TLSCertificate),
 		required(at+".tlsKey", l.TLSKey),
+		l.validateNetworks(at),
 	)
+}
+
+func (l *Listen) validateNetworks(at string) error {
+	for i, n := range l.Networks {
+		if _, err := netip.ParsePrefix(n); err != nil {
+			return fmt.Errorf("%s.networks[%d]: %q is no network: write it as 10.0.0.0/8 or ::1/128", at, i, n)
+		}
+	}
+	return nil
 }
 
 func (o *Ordering) validate() error {
@@ -338,7 +350,7 @@ func (r *Remote) validate(at string) error {
 }
 
 // Layers that a policy file can be given for, in the order in which they are asked.
-var Layers = []string{"appliance", "ordering", "channel", "chaincode", "function"}
+var Layers = []string{"connection", "appliance", "ordering", "channel", "chaincode", "function"}
 
 func (p *Policy) validate() error {
 	for layer := range p.Layers {

@@ -117,7 +117,7 @@ func (c *Configurer) allowed(ctx context.Context, call *endorser.Call, cfg *conf
 		creator = id
 	}
 	decision, err := c.cfg.Access.Check(ctx, cfg, acl.Request{
-		Resource: acl.Resource(Name + "/" + name), Channel: from, Chaincode: Name, Function: name,
+		Resource: acl.Resource(Name + "/" + name), Channel: from, Chaincode: Name, Function: name, Args: call.Parameters(),
 		Caller: creator, RemoteAddr: call.RemoteAddr, TLSCertHash: call.TLSCertHash,
 	})
 	if errors.Is(err, acl.ErrDenied) {

@@ -139,10 +139,10 @@ func printable(mspid string) string {
 func (e *Endorser) access(ctx context.Context, r *request, resource acl.Resource, chaincode string, args [][]byte) error {
 	function := ""
 	if len(args) > 0 {
-		function = string(args[0])
+		function, args = string(args[0]), args[1:]
 	}
 	decision, err := e.cfg.Access.Check(ctx, r.config, acl.Request{
-		Resource: resource, Channel: r.proposal.ChannelID(), Chaincode: chaincode, Function: function,
+		Resource: resource, Channel: r.proposal.ChannelID(), Chaincode: chaincode, Function: function, Args: args,
 		Caller: r.creator, RemoteAddr: r.remote, TLSCertHash: r.tlsHash,
 	})
 	if errors.Is(err, acl.ErrDenied) {

@@ -56,3 +56,11 @@ func (c *Call) Function() string {
 	}
 	return string(c.Args[0])
 }
+
+// Parameters are the arguments after the function.
+func (c *Call) Parameters() [][]byte {
+	if len(c.Args) < 2 {
+		return nil
+	}
+	return c.Args[1:]
+}

@@ -35,6 +35,9 @@ func (g *Gateway) Endorse(ctx context.Context, req *gatewaypb.EndorseRequest) (*
 		if !ok {
 			return nil, status.Errorf(codes.FailedPrecondition, "channel '%s' not found: this peer has not joined it", p.ChannelID())
 		}
+		if err := g.mayRelay(ctx, p, orgs(req.GetEndorsingOrganizations())); err != nil {
+			return nil, err
+		}
 		e := &endorsing{g: g, ch: ch, p: p, signed: req.GetProposedTransaction(), got: newCollection()}
 		return e.run(ctx, orgs(req.GetEndorsingOrganizations()))
 	})

@@ -31,6 +31,9 @@ func (g *Gateway) Evaluate(ctx context.Context, req *gatewaypb.EvaluateRequest) 
 		if p.ChannelID() == "" {
 			return nil, status.Error(codes.InvalidArgument, "failed to unpack transaction proposal: no channel id provided")
 		}
+		if err := g.mayRelay(ctx, p, orgs(req.GetTargetOrganizations())); err != nil {
+			return nil, err
+		}
 		return g.evaluate(ctx, p, req)
 	})
 }

@@ -43,14 +43,18 @@ func (g *Gateway) identify(ctx context.Context, cfg *configtx.Config, channelID 
 
 // allowed asks the guard about a resource.
 func (g *Gateway) allowed(ctx context.Context, cfg *configtx.Config, resource acl.Resource, channelID string, id *msp.Identity) error {
-	decision, err := g.cfg.Access.Check(ctx, cfg, acl.Request{
-		Resource: resource, Channel: channelID, Caller: id, RemoteAddr: remoteAddr(ctx), TLSCertHash: deliver.PeerCertificateHash(ctx),
-	})
+	return g.permitted(ctx, cfg, acl.Request{Resource: resource, Channel: channelID, Caller: id})
+}
+
+// permitted asks the guard about a request, of which it adds the connection.
+func (g *Gateway) permitted(ctx context.Context, cfg *configtx.Config, r acl.Request) error {
+	r.RemoteAddr, r.TLSCertHash = remoteAddr(ctx), deliver.PeerCertificateHash(ctx)
+	decision, err := g.cfg.Access.Check(ctx, cfg, r)
 	if errors.Is(err, acl.ErrDenied) {
-		return g.refused(ctx, refusal(channelID, decision.ID, err))
+		return g.refused(ctx, refusal(r.Channel, decision.ID, err))
 	}
 	if err != nil {
-		return fmt.Errorf("access to %s: %w", resource, err)
+		return fmt.Errorf("access to %s: %w", r.Resource, err)
 	}
 	return nil
 }

@@ -29,6 +29,9 @@ func (g *Gateway) Submit(ctx context.Context, req *gatewaypb.SubmitRequest) (*ga
 		if !ok {
 			return nil, status.Errorf(codes.FailedPrecondition, "no ordering service is known for channel '%s': this peer has not joined it", req.GetChannelId())
 		}
+		if err := g.maySubmit(ctx, req.GetChannelId(), env); err != nil {
+			return nil, err
+		}
 		ctx, cancel := context.WithTimeout(ctx, g.cfg.BroadcastTimeout)
 		defer cancel()
 		if err := orderers.Broadcast(ctx, env); err != nil {

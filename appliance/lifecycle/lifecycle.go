@@ -223,7 +223,7 @@ func (s *Service) allowed(ctx context.Context, call *endorser.Call) (*peerpb.Res
 		caller, cfg = id, nil
 	}
 	decision, err := s.cfg.Access.Check(ctx, cfg, acl.Request{
-		Resource: resource, Channel: call.ChannelID, Chaincode: state.Namespace, Function: name, Caller: caller, RemoteAddr: call.RemoteAddr,
+		Resource: resource, Channel: call.ChannelID, Chaincode: state.Namespace, Function: name, Args: call.Parameters(), Caller: caller, RemoteAddr: call.RemoteAddr,
 		TLSCertHash: call.TLSCertHash,
 	})
 	if errors.Is(err, acl.ErrDenied) {

@@ -154,7 +154,7 @@ func (q *Queries) Invoke(ctx context.Context, call *endorser.Call) (*peerpb.Resp
 		creator = id
 	}
 	decision, err := q.cfg.Access.Check(ctx, cfg, acl.Request{
-		Resource: acl.Resource(Name + "/" + name), Channel: channelID, Chaincode: Name, Function: name,
+		Resource: acl.Resource(Name + "/" + name), Channel: channelID, Chaincode: Name, Function: name, Args: call.Parameters(),
 		Caller: creator, RemoteAddr: call.RemoteAddr, TLSCertHash: call.TLSCertHash,
 	})
 	if errors.Is(err, acl.ErrDenied) {

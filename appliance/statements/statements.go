@@ -76,8 +76,8 @@ func (s *Service) Invoke(ctx context.Context, call *endorser.Call) (*peerpb.Resp
 		return endorser.Failure("channel %q is not the proposal's, %q", channel, call.ChannelID), nil
 	}
 	decision, err := s.cfg.Access.Check(ctx, call.Config, acl.Request{
-		Resource: resource, Channel: call.ChannelID, Chaincode: Name, Function: call.Function(),
-		Caller: call.Creator, RemoteAddr: call.RemoteAddr,
+		Resource: resource, Channel: call.ChannelID, Chaincode: Name, Function: call.Function(), Args: call.Parameters(),
+		Caller: call.Creator, RemoteAddr: call.RemoteAddr, TLSCertHash: call.TLSCertHash,
 	})
 	if errors.Is(err, acl.ErrDenied) {
 		s.cfg.Logger.WarnContext(ctx, "statement refused", "channel", call.ChannelID, "decision", decision.ID)

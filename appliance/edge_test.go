@@ -1,0 +1,55 @@
+package appliance
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"strings"
+	"testing"
+
+	"strongroom/appliance/config"
+)
+
+// TestNetworks: a connection from elsewhere is closed unread, one from a listed network
+// is served.
+func TestNetworks(t *testing.T) {
+	for network, served := range map[string]bool{"127.0.0.0/8": true, "10.0.0.0/8": false, "::/0": false} {
+		var log bytes.Buffer
+		l, err := listen(config.Listen{Address: "127.0.0.1:0", Networks: []string{"192.0.2.0/24", network}}, slog.New(slog.NewTextHandler(&log, nil)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		accepted := make(chan struct{})
+		go func() {
+			defer close(accepted)
+			for {
+				conn, err := l.Accept()
+				if err != nil {
+					return
+				}
+				_, _ = conn.Write([]byte("hello")) // what comes of it the client sees
+				_ = conn.Close()
+			}
+		}()
+		conn, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := io.ReadAll(conn)
+		if errors.Is(err, net.ErrClosed) || (string(got) == "hello") != served {
+			t.Errorf("%s: %q, %v", network, got, err)
+		}
+		if err := errors.Join(conn.Close(), l.Close()); err != nil {
+			t.Error(err)
+		}
+		<-accepted
+		if strings.Contains(log.String(), "connection refused") == served {
+			t.Errorf("%s: the log says %q", network, log.String())
+		}
+	}
+	if _, err := listen(config.Listen{Address: "127.0.0.1:0", Networks: []string{"10.0.0.1"}}, slog.New(slog.DiscardHandler)); err == nil {
+		t.Error("an address passes for a network")
+	}
+}
