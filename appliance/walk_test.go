@@ -29,6 +29,7 @@ import (
 	"strongroom/appliance/gateway"
 	"strongroom/appliance/operations"
 	"strongroom/bccsp/bccsptest"
+	"strongroom/bccsp/pkcs11"
 	"strongroom/chaincode"
 	"strongroom/channel/configtx"
 	"strongroom/ledger/seal"
@@ -138,11 +139,12 @@ func (w *walk) ordering(t *testing.T) ordererpb.AtomicBroadcastServer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := &node{log: slog.New(slog.DiscardHandler), metrics: operations.NewMetrics(), identity: identity, engine: w.network.Deps.Engine}
-	n.token = w.network.Token
-	if err := n.openGroup(t.Context(), nil); err != nil {
+	group, err := pkcs11.NewGroup(w.network.Token)
+	if err != nil {
 		t.Fatal(err)
 	}
+	n := &node{log: slog.New(slog.DiscardHandler), metrics: operations.NewMetrics(), identity: identity, engine: w.network.Deps.Engine,
+		tokens: &Tokens{Group: group, Own: w.network.Token, Keeper: w.network.Token}}
 	service, err := n.newOrdering(t.Context(), t.TempDir(), keyring, w.guard, false)
 	if err != nil {
 		t.Fatal(err)
