@@ -2,6 +2,7 @@ package appliance
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -25,6 +26,7 @@ import (
 	"strongroom/acl"
 	"strongroom/appliance/config"
 	"strongroom/appliance/deliver"
+	"strongroom/appliance/discovery"
 	network "strongroom/appliance/endorser/endorsertest"
 	"strongroom/appliance/gateway"
 	"strongroom/appliance/operations"
@@ -36,6 +38,7 @@ import (
 	"strongroom/msp"
 	"strongroom/policy"
 	"strongroom/wire/commonpb"
+	"strongroom/wire/discoverypb"
 	"strongroom/wire/gatewaypb"
 	"strongroom/wire/ordererpb"
 	"strongroom/wire/peerpb"
@@ -85,7 +88,7 @@ func newWalk(t *testing.T) *walk {
 	remote := w.network.Peers[1]
 	g, err := gateway.New(gateway.Config{
 		Local:     gateway.Endorser{MSPID: p.MSPID, Address: "local", Process: p.Endorser.ProcessProposal},
-		Endorsers: remoteEndorsers{gateway.Remote(remote.MSPID, "remote", peerpb.NewEndorserClient(remote.Conn))},
+		Endorsers: others{gateway.Remote(remote.MSPID, "remote", peerpb.NewEndorserClient(remote.Conn))},
 		Channels:  func(id string) (gateway.Channel, bool) { return p.Channel, id == network.ChannelID },
 		Orderers:  func(id string) (gateway.Orderers, bool) { return w.network.Orderer, id == network.ChannelID },
 		Access:    w.guard,
@@ -99,6 +102,16 @@ func newWalk(t *testing.T) *walk {
 	if err != nil {
 		t.Fatal(err)
 	}
+	told, err := discovery.New(discovery.Config{
+		Access: w.guard, LocalMSP: p.Local, Identity: func() *msp.LocalIdentity { return p.Identity }, Address: "local:7051",
+		Channels: func() []string { return []string{network.ChannelID} },
+		Channel: func(id string) (*discovery.Channel, bool) {
+			return &discovery.Channel{Config: p.Channel.Config(), Height: p.Channel.Height()}, id == network.ChannelID
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	host := chaincode.New(chaincode.Config{})
 	t.Cleanup(func() {
 		if err := host.Close(); err != nil {
@@ -108,6 +121,7 @@ func newWalk(t *testing.T) *walk {
 	peerpb.RegisterEndorserServer(w.server, p.Endorser)
 	gatewaypb.RegisterGatewayServer(w.server, g)
 	peerpb.RegisterDeliverServer(w.server, d)
+	discoverypb.RegisterDiscoveryServer(w.server, told)
 	peerpb.RegisterChaincodeSupportServer(w.server, host)
 	ordererpb.RegisterAtomicBroadcastServer(w.server, w.ordering(t))
 	w.serve(t)
@@ -179,6 +193,11 @@ func (w *walk) serve(t *testing.T) {
 	})
 	w.conn = network.Dial(t, listener.Addr().String())
 }
+
+// others are endorsers of every channel.
+type others []gateway.Endorser
+
+func (o others) Endorsers(string) []gateway.Endorser { return slices.Clone(o) }
 
 // rules puts Rego in force for some layers, as a bundle would.
 func (w *walk) rules(t *testing.T, layers map[acl.Layer]string) {
@@ -306,6 +325,15 @@ func TestEveryServiceAsks(t *testing.T) {
 			}
 			return err
 		}},
+		"/discovery.Discovery/Discover": {func() error {
+			raw := network.Marshal(t, &discoverypb.Request{Authentication: &discoverypb.AuthInfo{ClientIdentity: client.Serialized()},
+				Queries: []*discoverypb.Query{{Channel: network.ChannelID, Query: &discoverypb.Query_ConfigQuery{ConfigQuery: &discoverypb.ConfigQuery{}}}}})
+			resp, err := discoverypb.NewDiscoveryClient(w.conn).Discover(ctx, &discoverypb.SignedRequest{Payload: raw, Signature: signRequest(t, client, raw)})
+			if err == nil && resp.GetResults()[0].GetError() != nil {
+				err = errors.New(resp.GetResults()[0].GetError().GetContent())
+			}
+			return err
+		}},
 		"/protos.Deliver/Deliver": {func() error {
 			stream, err := peerpb.NewDeliverClient(w.conn).Deliver(ctx)
 			return read(stream, err, seekOldest(t, client, network.ChannelID))
@@ -343,7 +371,7 @@ func TestEveryServiceAsks(t *testing.T) {
 	if diff := cmp.Diff(slices.Sorted(maps.Keys(conversations)), w.methods()); diff != "" {
 		t.Fatalf("a method has no conversation here (-conversations +methods):\n%s", diff)
 	}
-	if diff := cmp.Diff([]string{"AtomicBroadcast", "ChaincodeSupport", "Deliver", "Endorser", "Gateway", "Health"}, registered(t)); diff != "" {
+	if diff := cmp.Diff([]string{"AtomicBroadcast", "ChaincodeSupport", "Deliver", "Discovery", "Endorser", "Gateway", "Health"}, registered(t)); diff != "" {
 		t.Fatalf("give the service to newWalk, and each of its methods a conversation:\n%s", diff)
 	}
 	must := map[acl.Layer]func(method string) bool{
