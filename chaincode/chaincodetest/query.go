@@ -73,6 +73,12 @@ func (s source) Scan(from string) (selector.Rows, error) {
 
 func (s source) Get(k string) ([]byte, error) { return s.state.values[key{s.namespace, k}], nil }
 
+func (s source) Indexes() []*selector.Index { return nil }
+
+func (s source) ScanIndex(int, []byte, []byte, bool) (selector.Keys, error) {
+	return nil, errors.New("the state has no indexes")
+}
+
 type sourceRows struct{ *scan }
 
 func (r sourceRows) Next() (string, []byte, bool, error) {

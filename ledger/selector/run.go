@@ -17,8 +17,14 @@ const MaxSortBytes = 64 << 20
 type Source interface {
 	// Scan walks over the keys from one on, by the order of their bytes.
 	Scan(from string) (Rows, error)
-	// Get returns the value of a key that Scan gave.
+	// Get returns the value of a key that Scan or ScanIndex gave, nil if it is not there.
 	Get(key string) ([]byte, error)
+	// Indexes are those that hold all of the namespace's documents that they should.
+	Indexes() []*Index
+	// ScanIndex walks over the keys in an index, by its place in Indexes, whose entry (as
+	// Encoder.Entry makes it) followed by the key is in [from, to), backward if desc; a
+	// nil to stands for the end.
+	ScanIndex(index int, from, to []byte, desc bool) (Keys, error)
 }
 
 // Rows are keys and their values. Next gives ok false at the end.
@@ -37,7 +43,7 @@ type Results struct {
 	after   *place // where it is
 	left    int    // rows until the limit
 	skip    int    // matches still to be left out
-	rows    Rows   // without a sort: the scan
+	rows    Rows   // what is still read; nil after a sort in memory
 	sorted  []place
 	started bool
 	last    *place // of the last row that was given
@@ -83,9 +89,10 @@ func (r *Results) Next() (key string, value []byte, ok bool, err error) {
 	}
 	var doc map[string]any
 	var here place
-	if len(r.query.sort) == 0 {
-		key, value, doc, err = r.match(r.rows)
-		here.key = key
+	if r.rows != nil {
+		if key, value, doc, err = r.match(r.rows); err == nil && doc != nil {
+			here, _ = r.query.place(key, doc)
+		}
 	} else if len(r.sorted) > 0 {
 		here, r.sorted = r.sorted[0], r.sorted[1:]
 		key = here.key
@@ -130,17 +137,13 @@ func (r *Results) Close() {
 	r.left, r.sorted = 0, nil
 }
 
-// start begins the scan and, for a sort, ends it.
+// start begins to read and, if the rows have to be sorted, reads them all.
 func (r *Results) start() error {
-	from := ""
-	if r.after != nil && len(r.query.sort) == 0 {
-		from = r.after.key + "\x00" // the next key that there can be
-	}
-	rows, err := r.source.Scan(from)
+	rows, sorted, err := r.begin()
 	if err != nil {
 		return err
 	}
-	if len(r.query.sort) > 0 {
+	if !sorted {
 		defer rows.Close()
 		return r.collect(rows)
 	}

@@ -28,6 +28,12 @@ func (m memory) Get(key string) ([]byte, error) {
 	return nil, errors.New("no such key")
 }
 
+func (m memory) Indexes() []*Index { return nil }
+
+func (m memory) ScanIndex(int, []byte, []byte, bool) (Keys, error) {
+	return nil, errors.New("there is no index")
+}
+
 type memoryRows struct{ rows memory }
 
 func (r *memoryRows) Next() (string, []byte, bool, error) {
@@ -264,4 +270,10 @@ func TestOneRowEnds(t *testing.T) {
 	if _, _, _, err := r.Next(); err == nil || !strings.Contains(err.Error(), `key "k": $regex met a string of 1048577 bytes; it reads at most 1048576`) {
 		t.Errorf("a long string: %v", err)
 	}
+}
+
+func (endless) Indexes() []*Index { return nil }
+
+func (endless) ScanIndex(int, []byte, []byte, bool) (Keys, error) {
+	return nil, errors.New("there is no index")
 }

@@ -42,6 +42,8 @@ type Query struct {
 	limit  int  // below 0: none
 	skip   int
 	mark   string // bookmark in the query's text
+	ddoc   string // of use_index; "" without
+	index  string // of use_index, when it names one of the design document's
 	digest [8]byte
 }
 
@@ -54,8 +56,8 @@ type sortField struct {
 const members = "selector, fields, sort, limit, skip, bookmark, use_index, execution_stats"
 
 // Parse reads a query: a JSON object with a selector and, each optional, fields,
-// sort, limit, skip, bookmark, use_index and execution_stats. The latter two are
-// checked and have no effect: there is nothing that a scan could choose by them.
+// sort, limit, skip, bookmark, use_index and execution_stats. Use_index says which
+// index to prefer, not what the query gives; execution_stats has no effect.
 // Errors name the member or the field that is wrong and what it should be.
 func Parse(query []byte) (*Query, error) {
 	if len(query) > MaxQueryBytes {
@@ -112,7 +114,7 @@ func (q *Query) member(name string, v any) (err error) {
 			err = fmt.Errorf("bookmark is of type %s; a string is needed", kindOf(v))
 		}
 	case "use_index":
-		err = checkUseIndex(v)
+		err = q.parseUseIndex(v)
 	case "execution_stats":
 		if _, ok := v.(bool); !ok {
 			err = fmt.Errorf("execution_stats is of type %s; true or false is needed", kindOf(v))
