@@ -33,6 +33,7 @@ ledger/evidence        -
 ledger/selector        -
 ledger                 ledger bccsp
 chaincode              -
+chaincode/ccpackage    ledger/selector
 chaincode/chaincodetest chaincode ledger/selector
 ordering               ordering channel/configtx policy msp bccsp
 channel                channel ledger policy msp bccsp

@@ -44,6 +44,7 @@ type channels struct {
 	ordering []config.Remote
 	// certificate is shown to ordering nodes that ask for one.
 	certificate *tls.Certificate
+	deployments *deployments
 
 	ctx     context.Context // of the channels' own work
 	running sync.WaitGroup
@@ -56,7 +57,7 @@ type channels struct {
 // openChannels opens every channel that was joined and starts to follow it.
 func openChannels(ctx context.Context, n *node, dir string, keyring *seal.Keyring, ordering []config.Remote, certificate *tls.Certificate) (*channels, error) {
 	c := &channels{node: n, dir: dir, keyring: keyring, ordering: ordering, certificate: certificate, ctx: ctx,
-		open: map[string]*joined{}, busy: map[string]bool{}}
+		deployments: newDeployments(), open: map[string]*joined{}, busy: map[string]bool{}}
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, fmt.Errorf("data: %w", err)
@@ -193,6 +194,7 @@ func (c *channels) run(j *joined, log *slog.Logger) {
 	defer cancel()
 	c.running.Go(func() { c.watchEndpoints(ctx, j, log) })
 	c.running.Go(func() { checkpoints(ctx, j, log) })
+	c.running.Go(func() { c.deployments.keepIndexes(ctx, j.ID()) })
 	if err := j.Run(ctx); err != nil && c.ctx.Err() == nil {
 		log.Error("the channel stopped: restart the peer after mending the cause", "error", err)
 	}

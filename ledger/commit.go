@@ -24,6 +24,7 @@ import (
 // plan is what one block does, worked out before anything is written.
 type plan struct {
 	block      *wire.Block
+	before     *view // the state that it is decided on
 	flags      []peerpb.TxValidationCode
 	seen       []occurrence // of the transactions' ids
 	updates    *updates
@@ -53,11 +54,8 @@ type plan struct {
 func (l *Ledger) Commit(ctx context.Context, b *wire.Block, flags []peerpb.TxValidationCode) error {
 	l.commitMu.Lock()
 	defer l.commitMu.Unlock()
-	if l.failed != nil {
-		if errors.Is(l.failed, ErrClosed) {
-			return ErrClosed
-		}
-		return fmt.Errorf("%w (it was: %w)", ErrFailed, l.failed)
+	if err := l.usable(); err != nil {
+		return err
 	}
 	if err := ctx.Err(); err != nil {
 		return err
@@ -70,6 +68,14 @@ func (l *Ledger) Commit(ctx context.Context, b *wire.Block, flags []peerpb.TxVal
 		return fmt.Errorf("commit block %d of channel %q: %w", b.Number(), l.config.ChannelID, err)
 	}
 	return nil
+}
+
+// usable tells why the ledger takes nothing; commitMu is held.
+func (l *Ledger) usable() error {
+	if l.failed == nil || errors.Is(l.failed, ErrClosed) {
+		return l.failed
+	}
+	return fmt.Errorf("%w (it was: %w)", ErrFailed, l.failed)
 }
 
 // continues checks that a block is the next one.
@@ -161,7 +167,7 @@ func (l *Ledger) plan(b *wire.Block, flags []peerpb.TxValidationCode, before *vi
 // planSeen is plan for which it is known what ids occurred before.
 func (l *Ledger) planSeen(b *wire.Block, flags []peerpb.TxValidationCode, seen []occurrence, before *view, commitHashBefore []byte) (*plan, error) {
 	var err error
-	p := &plan{block: b, flags: flags, seen: seen, updates: newUpdates(&hinted{view: before, used: l.usedMeta})}
+	p := &plan{block: b, before: before, flags: flags, seen: seen, updates: newUpdates(&hinted{view: before, used: l.usedMeta})}
 	stands := map[string]bool{} // ids of which the validator let one transaction of the block stand
 	for i, tx := range b.Txs {
 		if flags[i] != peerpb.TxValidationCode_VALID {
@@ -297,16 +303,23 @@ const sealChunk = 64
 // stateBatch seals the new values.
 func (l *Ledger) stateBatch(p *plan) (*leveldb.Batch, error) {
 	rows := make([][]byte, len(p.keys)) // nil for a key that is deleted
+	changes := make([]*indexChange, len(p.keys))
 	var g errgroup.Group
 	g.SetLimit(runtime.GOMAXPROCS(0))
 	for from := 0; from < len(p.keys); from += sealChunk {
 		g.Go(func() error {
 			for i := from; i < min(from+sealChunk, len(p.keys)); i++ {
 				up := p.updates.m[p.keys[i]]
+				var err error
 				if up.deleted {
+					if changes[i], err = l.indexes.change(p.before, p.keys[i], nil); err != nil {
+						return err
+					}
 					continue
 				}
-				var err error
+				if changes[i], err = l.indexes.change(p.before, p.keys[i], &up.value); err != nil {
+					return err
+				}
 				dst := make([]byte, 0, len(up.bytes)+len(up.metadata)+seal.Overhead+32)
 				if rows[i], err = l.sealer.seal(dst, p.keys[i], &up.value); err != nil {
 					return err
@@ -322,6 +335,7 @@ func (l *Ledger) stateBatch(p *plan) (*leveldb.Batch, error) {
 	var key []byte
 	for i, k := range p.keys {
 		key = k.row(key[:0])
+		changes[i].put(batch)
 		if rows[i] == nil {
 			batch.Delete(key)
 			continue
@@ -337,6 +351,9 @@ func (l *Ledger) stateBatch(p *plan) (*leveldb.Batch, error) {
 	}
 	markApplied(batch, p.block.Number())
 	batch.Put(savepointKey, binary.AppendUvarint(nil, p.block.Number()+1))
+	if len(l.indexes) > 0 {
+		batch.Put(indexedKey, indexed(p.block.Number()+1))
+	}
 	return batch, nil
 }
 

@@ -51,11 +51,15 @@ type Ledger struct {
 	history *store
 	private private
 
-	commitMu sync.Mutex // held by a commit, and by Close
-	usedMeta map[string]bool
-	failed   error // why commits are refused; guarded by commitMu
-	hook     func(step string) error
-	records  *blockRecords
+	commitMu    sync.Mutex // held by a commit, and by Close
+	indexes     indexes    // for rich queries; guarded by commitMu, as the next two
+	dropped     []*stateIndex
+	indexNumber uint64 // the highest that was given to an index
+	builder     builder
+	usedMeta    map[string]bool
+	failed      error // why commits are refused; guarded by commitMu
+	hook        func(step string) error
+	records     *blockRecords
 
 	mu     sync.RWMutex // guards what follows
 	end    end
@@ -93,6 +97,7 @@ func Open(ctx context.Context, c Config) (*Ledger, error) {
 	l := &Ledger{
 		config: c, sealer: sealer{keyring: c.Keyring, channel: c.ChannelID}, parsed: parsed,
 		grown: make(chan struct{}), usedMeta: map[string]bool{}, hook: func(string) error { return nil },
+		builder: builder{work: make(chan struct{}, 1)},
 	}
 	if l.records, err = newBlockRecords(c, l.readRecord); err != nil {
 		return nil, fmt.Errorf("ledger: %w", err)
@@ -101,6 +106,7 @@ func Open(ctx context.Context, c Config) (*Ledger, error) {
 		return nil, errors.Join(fmt.Errorf("ledger of channel %q: %w", c.ChannelID, err), l.closeFiles())
 	}
 	l.checkpoints.start()
+	l.builder.start(l)
 	return l, nil
 }
 
@@ -134,6 +140,9 @@ func (l *Ledger) open(ctx context.Context) error {
 	}
 	l.private.sealer, l.private.keepFor = l.sealer, l.config.KeepPrivateFor
 	if err := l.loadUsedMetadata(); err != nil {
+		return err
+	}
+	if err := l.loadIndexes(); err != nil {
 		return err
 	}
 	if err := l.recover(ctx, from.height); err != nil {
@@ -195,6 +204,7 @@ func (l *Ledger) CommitHash() []byte {
 // simulators that are still open give errors from then on; waiting block iterators
 // end with ErrClosed. Closing twice is no error.
 func (l *Ledger) Close() error {
+	l.builder.stop()
 	l.commitMu.Lock()
 	defer l.commitMu.Unlock()
 	if errors.Is(l.failed, ErrClosed) {

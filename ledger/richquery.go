@@ -44,7 +44,7 @@ func (s *Simulator) newRichQuery(ctx context.Context, ns, query string, limit in
 	if err != nil {
 		return nil, err
 	}
-	q := &richQuery{sim: s, ns: ns}
+	q := &richQuery{sim: s, ns: ns, indexes: s.view.ready(ns)}
 	if q.results, err = parsed.Run(ctx, q, limit, bookmark); err != nil {
 		return nil, err
 	}
@@ -57,6 +57,7 @@ func (s *Simulator) newRichQuery(ctx context.Context, ns, query string, limit in
 type richQuery struct {
 	sim     *Simulator
 	ns      string
+	indexes []*stateIndex
 	results *selector.Results
 	version *rwset.Height
 	closed  bool
@@ -97,6 +98,20 @@ func (q *richQuery) Get(key string) ([]byte, error) {
 	}
 	q.version = v.height()
 	return v.bytes, nil
+}
+
+// Indexes implements selector.Source.
+func (q *richQuery) Indexes() []*selector.Index {
+	list := make([]*selector.Index, len(q.indexes))
+	for i, x := range q.indexes {
+		list[i] = x.definition
+	}
+	return list
+}
+
+// ScanIndex implements selector.Source.
+func (q *richQuery) ScanIndex(index int, from, to []byte, desc bool) (selector.Keys, error) {
+	return q.sim.view.scanIndex(q.indexes[index], from, to, desc), nil
 }
 
 type richRows struct {

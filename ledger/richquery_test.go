@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/proto"
@@ -13,6 +14,7 @@ import (
 	"strongroom/ledger"
 	"strongroom/ledger/ledgertest"
 	"strongroom/ledger/rwset"
+	"strongroom/ledger/selector"
 	"strongroom/wire"
 	"strongroom/wire/peerpb"
 )
@@ -164,51 +166,70 @@ func TestQueryPages(t *testing.T) {
 func BenchmarkRichQuery(b *testing.B) {
 	for _, n := range []int{10_000, 100_000} {
 		l := benchLedger(b)
-		for done := 0; done < n; done += 10_000 {
-			set := &rwset.Builder{}
-			for i := done; i < done+10_000; i++ {
-				set.Write("kv", fmt.Sprintf("asset%07d", i), fmt.Appendf(nil,
-					`{"AppraisedValue":%d,"Color":"color%d","ID":"asset%07d","Owner":"owner%d","Size":%d}`, i*7919%100_003, i%10, i, i%1000, i%50))
-			}
-			msg, _, err := set.Build()
-			ok(b, err)
-			results, err := proto.Marshal(msg)
-			ok(b, err)
-			envelope, _ := ledgertest.Envelope(b, channelID, "kv", results)
-			ledgertest.Commit(b, l, envelope)
+		fillAssets(b, l, n)
+		benchQueries(b, l, n, "scan")
+		ok(b, l.SetIndexes("kv", []*selector.Index{
+			index(b, "owner", `["Owner"]`), index(b, "size", `["Size"]`), index(b, "value", `["AppraisedValue"]`),
+		}))
+		started := time.Now()
+		untilBuilt(b, l, 3)
+		b.Logf("keys=%d: 3 indexes built in %s", n, time.Since(started).Round(time.Millisecond))
+		benchQueries(b, l, n, "index")
+	}
+}
+
+// fillAssets commits n JSON documents.
+func fillAssets(b *testing.B, l *ledger.Ledger, n int) {
+	b.Helper()
+	for done := 0; done < n; done += 10_000 {
+		set := &rwset.Builder{}
+		for i := done; i < done+10_000; i++ {
+			set.Write("kv", fmt.Sprintf("asset%07d", i), fmt.Appendf(nil,
+				`{"AppraisedValue":%d,"Color":"color%d","ID":"asset%07d","Owner":"owner%d","Size":%d}`, i*7919%100_003, i%10, i, i%1000, i%50))
 		}
-		for _, c := range []struct {
-			name, query string
-			page        int32
-			want        int
-		}{
-			{"equal-0.1percent", `{"selector":{"Owner":"owner7"}}`, 0, n / 1000},
-			{"regex-none", `{"selector":{"Owner":{"$regex":"^nobody$"}}}`, 0, 0},
-			{"sort-first100", `{"selector":{"Size":{"$gt":10}},"sort":["AppraisedValue"]}`, 100, 100},
-			{"first-page100", `{"selector":{"Size":{"$gt":10}}}`, 100, 100},
-		} {
-			b.Run(fmt.Sprintf("keys=%d/%s", n, c.name), func(b *testing.B) {
-				b.ReportAllocs()
-				for range b.N {
-					s, err := l.NewSimulator("tx")
-					ok(b, err)
-					var it rwset.KVIterator
-					if c.page > 0 {
-						it, err = s.QueryPage(b.Context(), "kv", c.query, c.page, "")
-					} else {
-						it, err = s.Query(b.Context(), "kv", c.query)
-					}
-					ok(b, err)
-					rows := 0
-					for kv, err := it.Next(); kv != nil || err != nil; kv, err = it.Next() {
-						ok(b, err)
-						rows++
-					}
-					if s.Done(); rows != c.want {
-						b.Fatalf("%d rows, want %d", rows, c.want)
-					}
+		msg, _, err := set.Build()
+		ok(b, err)
+		results, err := proto.Marshal(msg)
+		ok(b, err)
+		envelope, _ := ledgertest.Envelope(b, channelID, "kv", results)
+		ledgertest.Commit(b, l, envelope)
+	}
+}
+
+func benchQueries(b *testing.B, l *ledger.Ledger, n int, how string) {
+	b.Helper()
+	for _, c := range []struct {
+		name, query string
+		page        int32
+		want        int
+	}{
+		{"equal-0.1percent", `{"selector":{"Owner":"owner7"}}`, 0, n / 1000},
+		{"regex-none", `{"selector":{"Owner":{"$regex":"^nobody$"}}}`, 0, 0},
+		{"sort-first100", `{"selector":{"Size":{"$gt":10}},"sort":["AppraisedValue"]}`, 100, 100},
+		{"first-page100", `{"selector":{"Size":{"$gt":10}}}`, 100, 100},
+		{"range-2percent-page100", `{"selector":{"AppraisedValue":{"$gt":50000,"$lt":52000}}}`, 100, 100},
+	} {
+		b.Run(fmt.Sprintf("keys=%d/%s/%s", n, c.name, how), func(b *testing.B) {
+			b.ReportAllocs()
+			for range b.N {
+				s, err := l.NewSimulator("tx")
+				ok(b, err)
+				var it rwset.KVIterator
+				if c.page > 0 {
+					it, err = s.QueryPage(b.Context(), "kv", c.query, c.page, "")
+				} else {
+					it, err = s.Query(b.Context(), "kv", c.query)
 				}
-			})
-		}
+				ok(b, err)
+				rows := 0
+				for kv, err := it.Next(); kv != nil || err != nil; kv, err = it.Next() {
+					ok(b, err)
+					rows++
+				}
+				if s.Done(); rows != c.want {
+					b.Fatalf("%d rows, want %d", rows, c.want)
+				}
+			}
+		})
 	}
 }

@@ -8,8 +8,9 @@ import (
 // one to release it gives the store's snapshot back.
 type view struct {
 	stateReader
-	height uint64
-	users  atomic.Int64
+	height  uint64
+	indexes indexes
+	users   atomic.Int64
 }
 
 func (l *Ledger) newView(height uint64) (*view, error) {
@@ -17,7 +18,7 @@ func (l *Ledger) newView(height uint64) (*view, error) {
 	if err != nil {
 		return nil, err
 	}
-	v := &view{stateReader: stateReader{snapshot: snapshot, dir: l.state.dir, sealer: l.sealer}, height: height}
+	v := &view{stateReader: stateReader{snapshot: snapshot, dir: l.state.dir, sealer: l.sealer}, height: height, indexes: l.indexes}
 	v.users.Store(1)
 	return v, nil
 }

@@ -51,12 +51,18 @@ func (s *Service) add(p *ccpackage.Package) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.installed[p.ID] = Installed{PackageID: p.ID, Label: p.Label}
+	s.indexes[p.ID] = s.definitions(p)
+	close(s.changed)
+	s.changed = make(chan struct{})
 	return nil
 }
 
 func (s *Service) install(ctx context.Context, _ *endorser.Call, args *lifecyclepb.InstallChaincodeArgs) (proto.Message, error) {
 	p, err := ccpackage.Parse(args.GetChaincodeInstallPackage())
 	if err != nil {
+		return nil, fmt.Errorf("could not parse as a chaincode install package: %w", err)
+	}
+	if _, _, err := p.Indexes(); err != nil {
 		return nil, fmt.Errorf("could not parse as a chaincode install package: %w", err)
 	}
 	s.installing.Lock()

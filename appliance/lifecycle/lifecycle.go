@@ -24,6 +24,7 @@ import (
 	"strongroom/channel/configtx"
 	state "strongroom/channel/lifecycle"
 	"strongroom/ledger"
+	"strongroom/ledger/selector"
 	"strongroom/msp"
 	"strongroom/wire/lifecyclepb"
 	"strongroom/wire/peerpb"
@@ -87,6 +88,8 @@ type Service struct {
 
 	mu        sync.Mutex // guards what follows
 	installed map[string]Installed
+	indexes   map[string][]*selector.Index // of each installed package
+	changed   chan struct{}                // closed and replaced when a package was installed
 	runnable  map[runnableKey]*runnableEntry
 }
 
@@ -104,7 +107,8 @@ func Open(ctx context.Context, cfg Config) (*Service, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	s := &Service{cfg: cfg, installed: make(map[string]Installed), runnable: make(map[runnableKey]*runnableEntry)}
+	s := &Service{cfg: cfg, installed: make(map[string]Installed), indexes: make(map[string][]*selector.Index),
+		changed: make(chan struct{}), runnable: make(map[runnableKey]*runnableEntry)}
 	ids, err := cfg.Packages.IDs(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("installed chaincode packages: %w", err)

@@ -44,7 +44,7 @@ type Package struct {
 	Label      string
 	Type       string
 	Connection Connection
-	MetaInf    map[string][]byte // files of the code archive below META-INF/, by their full name; kept, not interpreted
+	MetaInf    map[string][]byte // files of the code archive below META-INF/, by their full name; see Indexes
 }
 
 // metadata is metadata.json. Fabric writes path too; it has no meaning here.
@@ -152,27 +152,7 @@ func Parse(pkg []byte) (*Package, error) {
 
 // Write makes a package. The same arguments make the same bytes, thus the same
 // package id, on any machine.
-func Write(label string, c Connection) ([]byte, error) {
-	if err := CheckLabel(label); err != nil {
-		return nil, err
-	}
-	if err := c.Validate(); err != nil {
-		return nil, err
-	}
-	connection, err := json.Marshal(c)
-	if err != nil {
-		return nil, err
-	}
-	meta, err := json.Marshal(metadata{Type: TypeService, Label: label})
-	if err != nil {
-		return nil, err
-	}
-	code, err := pack(file{"connection.json", connection})
-	if err != nil {
-		return nil, err
-	}
-	return pack(file{"metadata.json", meta}, file{"code.tar.gz", code})
-}
+func Write(label string, c Connection) ([]byte, error) { return write(label, c, nil) }
 
 type file struct {
 	name    string

@@ -250,3 +250,37 @@ func FuzzParseConnection(f *testing.F) {
 		}
 	})
 }
+
+func TestIndexes(t *testing.T) {
+	owner := []byte(`{"index":{"fields":["owner"]},"ddoc":"d","name":"owner"}`)
+	pkg, err := WriteIndexed("basic", connection, map[string][]byte{"owner.json": owner, "a.json": []byte(`{"index":{"fields":["a"]},"ddoc":"d","name":"a"}`)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := Parse(pkg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.MetaInf["META-INF/statedb/couchdb/collections/c/indexes/x.json"] = owner
+	p.MetaInf["META-INF/readme.txt"] = nil
+	list, ignored, err := p.Indexes()
+	if err != nil || len(list) != 2 || list[0].String() != "d/a" || list[1].String() != "d/owner" {
+		t.Errorf("indexes %v, %v", list, err)
+	}
+	want := []string{
+		"META-INF/readme.txt: index definitions are META-INF/statedb/couchdb/indexes/*.json",
+		"META-INF/statedb/couchdb/collections/c/indexes/x.json: private data is not indexed",
+	}
+	if d := cmp.Diff(want, ignored); d != "" {
+		t.Error(d)
+	}
+	p.MetaInf[IndexFolder+"/bad.json"] = []byte(`{"index":{}}`)
+	if _, _, err := p.Indexes(); err == nil || err.Error() != IndexFolder+"/bad.json: index: index.fields is missing or empty; name the fields to index" {
+		t.Errorf("a bad definition: %v", err)
+	}
+	for name, content := range map[string]string{"sub/owner.json": string(owner), "owner.txt": string(owner), "bad.json": "{}"} {
+		if _, err := WriteIndexed("basic", connection, map[string][]byte{name: []byte(content)}); err == nil {
+			t.Errorf("%s was written", name)
+		}
+	}
+}

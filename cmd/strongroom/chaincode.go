@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/proto"
@@ -27,7 +28,7 @@ func chaincodeCommand() *cobra.Command {
 }
 
 func chaincodePackageCommand() *cobra.Command {
-	var label, out, rootCert string
+	var label, out, rootCert, indexes string
 	var connection ccpackage.Connection
 	cmd := &cobra.Command{
 		Use:   "package",
@@ -43,7 +44,11 @@ func chaincodePackageCommand() *cobra.Command {
 				}
 				connection.RootCert, connection.TLSRequired = string(pem), true
 			}
-			data, err := ccpackage.Write(label, connection)
+			definitions, err := readIndexes(indexes)
+			if err != nil {
+				return err
+			}
+			data, err := ccpackage.WriteIndexed(label, connection, definitions)
 			if err != nil {
 				return err
 			}
@@ -61,9 +66,31 @@ func chaincodePackageCommand() *cobra.Command {
 	cmd.Flags().StringVar(&rootCert, "root-cert", "", "PEM `FILE` with the issuer of the chaincode's TLS certificate; without it there is no TLS")
 	cmd.Flags().BoolVar(&connection.ClientAuthRequired, "client-auth", false, "the chaincode asks for a client certificate: the peer shows its own")
 	cmd.Flags().StringVar(&connection.Domain, "domain", "", "name in the chaincode's certificate, when it is not the address's host")
+	cmd.Flags().StringVar(&indexes, "indexes", "", "`FOLDER` of index definitions for rich queries, *.json as CouchDB takes them")
 	cmd.Flags().StringVar(&out, "out", "chaincode.tar.gz", "`FILE` to write")
 	mustMark(cmd, "label", "address")
 	return cmd
+}
+
+// readIndexes reads the index definitions of a folder; "" stands for none.
+func readIndexes(dir string) (map[string][]byte, error) {
+	if dir == "" {
+		return nil, nil
+	}
+	files, err := filepath.Glob(filepath.Join(dir, "*.json"))
+	if err != nil {
+		return nil, err
+	}
+	if len(files) == 0 {
+		return nil, fmt.Errorf("--indexes: folder %s has no file *.json", dir)
+	}
+	out := map[string][]byte{}
+	for _, name := range files {
+		if out[filepath.Base(name)], err = os.ReadFile(name); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
 }
 
 func chaincodeInstallCommand() *cobra.Command {

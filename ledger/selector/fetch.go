@@ -36,14 +36,63 @@ func (r *Results) begin() (rows Rows, sorted bool, err error) {
 		}
 		return &fetched{source: r.source, index: indexes[p.index], keys: keys}, true, nil
 	}
-	list, ok, err := r.gather(&p)
+	if len(r.query.sort) == 0 {
+		rows, _, err := r.scan()
+		if err != nil {
+			return nil, false, err
+		}
+		return &patient{results: r, plan: p, index: indexes[p.index], Rows: rows, left: min(4*(r.left+r.skip), r.query.scanFirst)}, true, nil
+	}
+	list, ok, err := r.gather(&p, nil)
 	if err != nil {
 		return nil, false, err
 	}
 	if !ok {
 		return r.scan()
 	}
-	return &fetched{source: r.source, index: indexes[p.index], keys: list}, len(r.query.sort) == 0, nil
+	return &fetched{source: r.source, index: indexes[p.index], keys: list}, false, nil
+}
+
+// scanFirst is how many documents of the namespace are read at most before an index is
+// asked that has to be put in order: a page that most documents match is full by then.
+const scanFirst = 1000
+
+// patient reads the namespace by its keys, and after some rows what an index has of
+// the rest.
+type patient struct {
+	Rows
+	results *Results
+	plan    plan
+	index   *Index
+	left    int     // rows until the index is asked
+	last    *string // the key that was read last; nil for none
+}
+
+func (p *patient) Next() (key string, value []byte, ok bool, err error) {
+	if p.left == 0 {
+		if err := p.change(); err != nil {
+			return "", nil, false, err
+		}
+	}
+	p.left--
+	key, value, ok, err = p.Rows.Next()
+	p.last = &key
+	return key, value, ok, err
+}
+
+// change goes on by the index, unless it has too many keys.
+func (p *patient) change() error {
+	r := p.results
+	if p.last == nil && r.after != nil {
+		p.last = &r.after.key
+	}
+	list, ok, err := r.gather(&p.plan, p.last)
+	if err != nil || !ok {
+		return err
+	}
+	p.Rows.Close()
+	p.Rows = &fetched{source: r.source, index: p.index, keys: list}
+	return nil
 }
 
 // scan reads the namespace by its keys.
@@ -56,9 +105,9 @@ func (r *Results) scan() (Rows, bool, error) {
 	return rows, len(r.query.sort) == 0, err
 }
 
-// gather reads an index's range and puts its keys in order; ok is false when there
-// are too many.
-func (r *Results) gather(p *plan) (_ *keyList, ok bool, err error) {
+// gather reads an index's range and puts its keys in order, those behind a key if one
+// is given; ok is false when there are too many.
+func (r *Results) gather(p *plan, behind *string) (_ *keyList, ok bool, err error) {
 	keys, err := r.source.ScanIndex(p.index, p.from, p.to, false)
 	if err != nil {
 		return nil, false, err
@@ -76,7 +125,7 @@ func (r *Results) gather(p *plan) (_ *keyList, ok bool, err error) {
 		if !ok {
 			break
 		}
-		if r.after != nil && len(r.query.sort) == 0 && key <= r.after.key {
+		if behind != nil && key <= *behind {
 			continue
 		}
 		if len(list) == maxGathered {

@@ -97,7 +97,7 @@ func TestIndexChoice(t *testing.T) {
 		`{"selector":{},"sort":["size"]}`:                                                  {"c/size", "c5 c1 c6 c2 c4"},
 		`{"selector":{},"sort":[{"color":"desc"},{"size":"desc"}]}`:                        {"d/colorSize", "c6 c1 c2 c4"},
 		`{"selector":{"color":"red"},"sort":["size"]}`:                                     {"d/colorSize", "c1 c6"},
-		`{"selector":{"color":{"$gt":"blue"}},"sort":["size"]}`:                            {"d/color", "c1 c6 c2"},
+		`{"selector":{"color":{"$gt":"blue"}},"sort":["size"]}`:                            {"c/size", "c1 c6 c2"},
 		`{"selector":{"size":{"$gt":5,"$lt":3}}}`:                                          {"c/size", ""},
 		`{"selector":{"size":7,"color":"red"},"use_index":["a"]}`:                          {"a/redSize", ""},
 		`{"selector":{"size":5},"use_index":["a"]}`:                                        {"c/size", "c1 c6"}, // the filter is not in the selector
@@ -106,8 +106,10 @@ func TestIndexChoice(t *testing.T) {
 		`{"selector":{"$and":[{"size":{"$gt":2}},{"color":"red"}]},"sort":["size","_id"]}`: {"d/colorSize", "c1 c6"},
 	} {
 		s.scans, s.walks = 0, nil
-		got := strings.Join(keys(t, mustParse(t, query), s, 100, ""), " ")
-		if used := strings.Join(s.walks, " "); got != want.keys || used != want.index || (s.scans > 0) != (want.index == "") {
+		q := mustParse(t, query)
+		q.scanFirst = 0 // ask the index at once
+		got := strings.Join(keys(t, q, s, 100, ""), " ")
+		if used := strings.Join(s.walks, " "); got != want.keys || used != want.index {
 			t.Errorf("%s: %q by index %q, want %q by %q", query, got, used, want.keys, want.index)
 		}
 	}
@@ -123,7 +125,11 @@ func TestIndexEqualsScan(t *testing.T) {
 	for range 400 {
 		var rows memory
 		for i := range r.IntN(40) {
-			rows = append(rows, [2]string{fmt.Sprintf("k%02d", i), randomDocument(r)})
+			key := fmt.Sprintf("k%02d", i)
+			if i == 0 {
+				key = "" // a key like any other
+			}
+			rows = append(rows, [2]string{key, randomDocument(r)})
 		}
 		var definitions []string
 		for i := range 1 + r.IntN(4) {
@@ -133,6 +139,7 @@ func TestIndexEqualsScan(t *testing.T) {
 		for range 8 {
 			text := randomQuery(r)
 			q := mustParse(t, text)
+			q.scanFirst = r.IntN(10)
 			got, want := allPages(t, q, with, 1+r.IntN(6)), []string(nil)
 			want = allPages(t, q, rows, 1+r.IntN(6))
 			if diff := cmp.Diff(want, got); diff != "" {
@@ -319,6 +326,27 @@ func checkOrder(t *testing.T, e *Encoder, a, b any, raw bool) {
 	}
 	if len(x) < len(y) && bytes.HasPrefix(y, x) {
 		t.Errorf("the encoding of %v begins that of %v", a, b)
+	}
+}
+
+// TestEncodingVectors freezes the encodings: they are on disks. If one has to change,
+// as with new tables of golang.org/x/text, raise ledger's indexForm.
+func TestEncodingVectors(t *testing.T) {
+	for value, want := range map[string]string{
+		`null`: "10", `false`: "11", `true`: "12", `0`: "2002", `7`: "2003813700", `-7`: "20017ec8ff", `12.50`: "20038231323500",
+		`1e300`: "2003ff000000000000012d3100", `1e-300`: "200301fffffffffffffed53100",
+		`"a"`: "3015ef00ff00ff00ff2000ff00ff020001610001", `["a",null]`: "403015ef00ff00ff00ff2000ff00ff0200016100011000", `{"b":true}`: "5030160500ff00ff00ff2000ff00ff0200016200011200", `[]`: "4000", `{}`: "5000",
+	} {
+		v, err := decode([]byte(value))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := fmt.Sprintf("%x", NewEncoder().value(nil, v, false)); got != want {
+			t.Errorf("%s is %s, want %s", value, got, want)
+		}
+	}
+	if got := fmt.Sprintf("%x", NewEncoder().value(nil, "a\x00b", true)); got != "306100ff620001" {
+		t.Errorf("a string by its bytes is %s", got)
 	}
 }
 

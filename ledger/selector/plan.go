@@ -12,7 +12,8 @@ import (
 type plan struct {
 	index    int // in what the source offers
 	from, to []byte
-	bound    int // leading fields that from and to bound
+	equal    int // leading fields that the selector demands to have a value
+	bound    int // these, and the next if it has a range
 	// streams says that the index's order is that of the results. Otherwise the keys in
 	// the range are gathered and put in order first.
 	streams bool
@@ -37,8 +38,8 @@ type bounds struct {
 // plan chooses an index; ok is false when none is of use. An index is usable when no
 // result can be missing from it: the selector or the sort demands each of its fields,
 // and the selector has each condition of its filter. Of these, one that use_index
-// names goes first; then those that bound more fields, that save the sort, that have
-// fewer fields; then the first by name (CouchDB's documentation, "Mango Queries", index
+// names goes first; then those in which more fields have one value, that save the sort, in which
+// a range bounds one more, that have fewer fields; then the first by name (CouchDB's documentation, "Mango Queries", index
 // selection).
 func (q *Query) plan(e *Encoder, indexes []*Index) (best plan, ok bool) {
 	if len(indexes) == 0 {
@@ -66,6 +67,10 @@ func (q *Query) better(a, b plan, indexes []*Index) bool {
 	switch {
 	case q.names(x) != q.names(y):
 		return q.names(x)
+	case a.equal != b.equal:
+		return a.equal > b.equal
+	case len(q.sort) > 0 && a.streams != b.streams:
+		return a.streams
 	case a.bound != b.bound:
 		return a.bound > b.bound
 	case a.streams != b.streams:
@@ -134,23 +139,22 @@ func demands(c condition, p path) bool {
 func (q *Query) planFor(e *Encoder, x *Index, parts []condition) plan {
 	p := plan{desc: q.desc}
 	var prefix []byte
-	equal := 0
 	var last bounds
 	for _, f := range x.fields {
 		last = fieldBounds(e, parts, f)
 		if last.contradict {
-			return plan{from: []byte{0}, to: []byte{0}, bound: len(x.fields), streams: true, desc: q.desc}
+			return plan{from: []byte{0}, to: []byte{0}, equal: len(x.fields), bound: len(x.fields), streams: true, desc: q.desc}
 		}
 		if last.equal == nil {
 			break
 		}
 		prefix = append(prefix, last.equal...)
 		p.order = append(p.order, orderedField{constant: last.equal})
-		equal++
+		p.equal++
 	}
-	p.bound = equal
+	p.bound = p.equal
 	p.from, p.to = prefix, after(prefix)
-	if equal < len(x.fields) {
+	if p.equal < len(x.fields) {
 		if last.from != nil {
 			p.from = append(bytes.Clone(prefix), last.from...)
 		}
@@ -161,17 +165,17 @@ func (q *Query) planFor(e *Encoder, x *Index, parts []condition) plan {
 			p.bound++
 		}
 	}
-	p.streams = q.streams(x, &p, equal)
+	p.streams = q.streams(x, &p)
 	return p
 }
 
 // streams tells whether the index, behind its first fields that are the same in every
 // result, has exactly the sort's fields: then results with equal fields go by their
 // keys there too.
-func (q *Query) streams(x *Index, p *plan, equal int) bool {
-	rest := x.fields[equal:]
+func (q *Query) streams(x *Index, p *plan) bool {
+	rest := x.fields[p.equal:]
 	for i, s := range q.sort {
-		if slices.ContainsFunc(x.fields[:equal], func(f indexField) bool { return slices.Equal(f.path, s.path) }) {
+		if slices.ContainsFunc(x.fields[:p.equal], func(f indexField) bool { return slices.Equal(f.path, s.path) }) {
 			continue // the same everywhere
 		}
 		if len(rest) == 0 || !slices.Equal(rest[0].path, s.path) {

@@ -45,6 +45,8 @@ type Query struct {
 	ddoc   string // of use_index; "" without
 	index  string // of use_index, when it names one of the design document's
 	digest [8]byte
+
+	scanFirst int // see the constant
 }
 
 type sortField struct {
@@ -74,7 +76,7 @@ func Parse(query []byte) (*Query, error) {
 	if depth(v) > MaxDepth {
 		return nil, fmt.Errorf("rich query: objects and lists are nested deeper than %d", MaxDepth)
 	}
-	q := &Query{limit: -1}
+	q := &Query{limit: -1, scanFirst: scanFirst}
 	if _, ok := top["selector"]; !ok {
 		return nil, errors.New(`rich query: selector is missing; {"selector":{}} stands for every document`)
 	}

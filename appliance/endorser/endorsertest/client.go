@@ -198,14 +198,16 @@ func (kv) Invoke(stub *shim.Stub) shim.Response {
 	return shim.Error("unknown function " + function)
 }
 
-// Package runs the chaincode as a service and makes a package that points to it.
+// Package runs the chaincode as a service and makes a package that points to it and
+// has an index, assets/owner.
 func Package(t testing.TB, label string) (id string, pkg []byte) {
 	t.Helper()
 	lis, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	pkg, err = ccpackage.Write(label, ccpackage.Connection{Address: lis.Addr().String()})
+	pkg, err = ccpackage.WriteIndexed(label, ccpackage.Connection{Address: lis.Addr().String()},
+		map[string][]byte{"owner.json": []byte(`{"index":{"fields":["owner","size"]},"ddoc":"assets","name":"owner"}`)})
 	if err != nil {
 		t.Fatal(err)
 	}
