@@ -219,7 +219,7 @@ func (p *peer) newEndorser(ctx context.Context) (*endorser.Endorser, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.channels.deployments.set(agreed)
+	p.channels.deployments.set(p.agreed)
 	queries, err := qscc.New(qscc.Config{Access: p.guard, Logger: p.log,
 		Channel: func(id string) (qscc.Ledger, *configtx.Config, bool) {
 			j, ok := p.channels.get(id)
