@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -472,4 +473,40 @@ func (r *repeating) ProcessProposal(ctx context.Context, p *peerpb.SignedProposa
 		}
 	}
 	return r.first, nil
+}
+
+// TestDirectoryFollowsTheConfiguration runs a directory whose channel gets its anchor
+// peers later: it asks them long before the next round is due.
+func TestDirectoryFollowsTheConfiguration(t *testing.T) {
+	s := start(t, "Org1MSP", "Org2MSP")
+	var current atomic.Pointer[configtx.Config]
+	current.Store(s.Peers[0].Channel.Config())
+	d, err := peers.New(peers.Config{
+		Identity: func() *msp.LocalIdentity { return s.Peers[0].Identity },
+		Channels: func() map[string]*configtx.Config { return map[string]*configtx.Config{net.ChannelID: current.Load()} },
+		Dial: func(address string, _ [][]byte) (peers.Connection, error) {
+			return grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+		},
+		Every: time.Hour,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); d.Run(ctx) }()
+	current.Store(s.config())
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		if known := d.Peers(net.ChannelID); len(known) == 1 && known[0].MSPID == "Org2MSP" && known[0].Identity != nil {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("peers are %v", d.Peers(net.ChannelID))
+		}
+	}
+	cancel()
+	<-done
+	if err := d.Close(); err != nil {
+		t.Error(err)
+	}
 }

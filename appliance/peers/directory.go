@@ -6,11 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -28,6 +30,10 @@ const (
 
 // maxAsked bounds the peers that are asked at once.
 const maxAsked = 16
+
+// soon is how long to wait before peers that did not answer are asked again; it
+// doubles up to Config.Every. It is also how often a changed configuration is looked for.
+const soon = 500 * time.Millisecond
 
 // Remote is a peer that this peer's own configuration names. It serves every channel.
 type Remote struct {
@@ -56,7 +62,7 @@ type Config struct {
 	// from one of roots (PEM). It must not wait for the peer.
 	Dial func(address string, roots [][]byte) (Connection, error)
 
-	Every   time.Duration // between two questions to one peer; 0: DefaultEvery
+	Every   time.Duration // between two questions to a peer that answers; 0: DefaultEvery
 	Timeout time.Duration // of an answer; 0: DefaultTimeout
 	Now     func() time.Time
 	Logger  *slog.Logger
@@ -116,25 +122,40 @@ func New(cfg Config) (*Directory, error) {
 	return &Directory{cfg: cfg, asked: make(chan struct{}, maxAsked), links: map[string]*link{}, peers: map[string][]*Peer{}}, nil
 }
 
-// Run asks all peers, again and again, until ctx ends.
+// Run asks all peers, again and again, until ctx ends: sooner while one of them does
+// not answer, and at once when a channel is joined or gets another configuration.
 func (d *Directory) Run(ctx context.Context) {
-	for {
-		d.Refresh(ctx)
-		timer := time.NewTimer(d.cfg.Every)
-		select {
-		case <-ctx.Done():
-			timer.Stop()
+	ticker := time.NewTicker(soon)
+	defer ticker.Stop()
+	for pause := soon; ; {
+		channels := d.cfg.Channels()
+		if d.Refresh(ctx) {
+			pause = d.cfg.Every
+		}
+		if ctx.Err() != nil {
 			return
-		case <-timer.C:
+		}
+		for next := time.Now().Add(pause); time.Now().Before(next) && maps.Equal(channels, d.cfg.Channels()); {
+			select {
+			case <-ctx.Done():
+				return
+			case <-ticker.C:
+			}
+		}
+		if !maps.Equal(channels, d.cfg.Channels()) {
+			pause = soon
+		} else {
+			pause = min(2*pause, d.cfg.Every)
 		}
 	}
 }
 
-// Refresh asks every peer of every channel once.
-func (d *Directory) Refresh(ctx context.Context) {
+// Refresh asks every peer of every channel once. It tells whether all answered.
+func (d *Directory) Refresh(ctx context.Context) bool {
 	channels := d.cfg.Channels()
 	d.reconcile(channels)
 	var wg sync.WaitGroup
+	var silent atomic.Bool
 	for id, cfg := range channels {
 		for _, p := range d.list(id) {
 			wg.Go(func() {
@@ -144,11 +165,16 @@ func (d *Directory) Refresh(ctx context.Context) {
 					return
 				}
 				defer func() { <-d.asked }()
-				d.replace(id, p, d.ask(ctx, cfg, p))
+				now := d.ask(ctx, cfg, p)
+				if now.Failure != nil {
+					silent.Store(true)
+				}
+				d.replace(id, p, now)
 			})
 		}
 	}
 	wg.Wait()
+	return !silent.Load() && ctx.Err() == nil
 }
 
 // Peers lists the other peers of a channel, whether they answered or not: those that

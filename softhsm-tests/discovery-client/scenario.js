@@ -35,8 +35,12 @@ async function main() {
   };
   let found;
   for (const end = Date.now() + 60000; ;) { // until the peers have found each other
-    found = await ask({ interest: [{ name: c.chaincode }] });
-    if (Object.keys(found.peers_by_org).length > 1 || Date.now() > end) break;
+    try {
+      found = await ask({ interest: [{ name: c.chaincode }] });
+      if (Object.keys(found.peers_by_org).length > 1) break;
+    } catch (error) {
+      if (Date.now() > end) throw error;
+    }
     await new Promise((done) => setTimeout(done, 500));
   }
   const peers = Object.values(found.peers_by_org).flatMap((org) => org.peers);
