@@ -54,6 +54,11 @@ type Config struct {
 	AcceptRollback bool
 	// Observe gets the time that each stage of a commit took. It may be nil.
 	Observe func(stage string, took time.Duration)
+	// Progress is told how far a recovery is, now and then. It may be nil.
+	Progress func(what string, block, of uint64)
+
+	// rebuild has the stores that follow from the block log made beside those that are there.
+	rebuild bool
 }
 
 // Validate names the first field that is wrong and what it should be.

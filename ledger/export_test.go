@@ -67,3 +67,16 @@ func (s *Simulator) WithoutIndexes() {
 	v.users.Store(2) // the store's snapshot stays with the view that was there
 	s.view = v
 }
+
+// DropIndexEntries removes the entries of the indexes of a namespace behind the
+// ledger's back. It is for tests.
+func (l *Ledger) DropIndexEntries(ns string) error {
+	rows := l.state.NewIterator(prefixRange(appendString([]byte{rowIndexEntry}, ns), "", ""), nil)
+	defer rows.Release()
+	for rows.Next() {
+		if err := l.state.Delete(bytes.Clone(rows.Key()), synced); err != nil {
+			return err
+		}
+	}
+	return rows.Error()
+}

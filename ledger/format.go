@@ -18,7 +18,7 @@ import (
 //	channel NAME
 //
 // Version 2 had no compressed blocks; its records stay as they are and are read in
-// place. Version 1 kept the stores in goleveldb's own files, readable but for values. Its
+// place, and its index is made anew. Version 1 kept the stores in goleveldb's own files, readable but for values. Its
 // upgrade has an intermediate form, with the number of blocks that version 1 had:
 //
 //	strongroom ledger 1 to 2
@@ -102,6 +102,17 @@ func (l *Ledger) checkFolder() (folderForm, error) {
 	}
 	if form.channel != l.config.ChannelID {
 		return form, fmt.Errorf("folder %s is the ledger of channel %q", l.config.Dir, form.channel)
+	}
+	if err := l.dropRebuilt(); err != nil {
+		return form, err
+	}
+	if form.version == formatPlain {
+		// Its index lacks ids that are Fabric's way to count duplicates. State and history
+		// still tell how many blocks there must be; FORMAT is replaced when it is whole.
+		l.config.Logger.Info("upgrading the ledger: its index is made anew", "channel", form.channel, "from", form.version, "to", formatNow)
+		if err := os.RemoveAll(filepath.Join(l.config.Dir, "index")); err != nil {
+			return form, fmt.Errorf("upgrade from version %s: %w", form.version, err)
+		}
 	}
 	if form.version == formatOld {
 		if form, err = l.beginUpgrade(); err != nil {

@@ -57,7 +57,8 @@ type Ledger struct {
 	indexNumber uint64 // the highest that was given to an index
 	builder     builder
 	usedMeta    map[string]bool
-	failed      error // why commits are refused; guarded by commitMu
+	known       uint64 // blocks that were committed, as the stores that are rebuilt say
+	failed      error  // why commits are refused; guarded by commitMu
 	hook        func(step string) error
 	records     *blockRecords
 
@@ -89,6 +90,20 @@ func Open(ctx context.Context, c Config) (*Ledger, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
+	l, err := newLedger(c)
+	if err != nil {
+		return nil, err
+	}
+	if err := l.open(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("ledger of channel %q: %w", c.ChannelID, err), l.closeFiles())
+	}
+	l.checkpoints.start()
+	l.builder.start(l)
+	return l, nil
+}
+
+// newLedger is a ledger with nothing open.
+func newLedger(c Config) (*Ledger, error) {
 	c = c.withDefaults()
 	parsed, err := lru.New[uint64, *wire.Block](c.CachedBlocks)
 	if err != nil {
@@ -99,14 +114,10 @@ func Open(ctx context.Context, c Config) (*Ledger, error) {
 		grown: make(chan struct{}), usedMeta: map[string]bool{}, hook: func(string) error { return nil },
 		builder: builder{work: make(chan struct{}, 1)},
 	}
+	l.private.sealer, l.private.keepFor = l.sealer, c.KeepPrivateFor
 	if l.records, err = newBlockRecords(c, l.readRecord); err != nil {
 		return nil, fmt.Errorf("ledger: %w", err)
 	}
-	if err := l.open(ctx); err != nil {
-		return nil, errors.Join(fmt.Errorf("ledger of channel %q: %w", c.ChannelID, err), l.closeFiles())
-	}
-	l.checkpoints.start()
-	l.builder.start(l)
 	return l, nil
 }
 
@@ -138,14 +149,13 @@ func (l *Ledger) open(ctx context.Context) error {
 		l.config.Logger.Warn("the journal of the private writes was incomplete; what was being kept when the peer stopped, or lay in a damaged part, is missing",
 			"store", l.private.dir, "cut", l.private.files.Cut())
 	}
-	l.private.sealer, l.private.keepFor = l.sealer, l.config.KeepPrivateFor
 	if err := l.loadUsedMetadata(); err != nil {
 		return err
 	}
 	if err := l.loadIndexes(); err != nil {
 		return err
 	}
-	if err := l.recover(ctx, from.height); err != nil {
+	if err := l.recover(ctx, max(from.height, l.known)); err != nil {
 		return err
 	}
 	if err := l.endUpgrade(from); err != nil {

@@ -53,6 +53,9 @@ func (l *Ledger) recover(ctx context.Context, known uint64) error {
 // end is not known yet.
 func (l *Ledger) progress(what string, block, of uint64) {
 	const every = 1000
+	if l.config.Progress != nil && block%100 == 0 {
+		l.config.Progress(what, block, of)
+	}
 	if block > 0 && block%every == 0 {
 		l.config.Logger.Info(what, "channel", l.config.ChannelID, "block", block, "of", of)
 	}

@@ -53,6 +53,9 @@ func (s *store) Close() error { return errors.Join(s.DB.Close(), s.files.Close()
 func openStore(c Config, name string, compress bool) (*store, error) {
 	const advice = "if the keyring is the one that made it, delete the folder: it is rebuilt from the block log"
 	dir := filepath.Join(c.Dir, name)
+	if c.rebuild {
+		dir += rebuiltSuffix
+	}
 	s, recovered, err := openDatabase(c, dir, name, compress)
 	if isCorrupted(err) {
 		return nil, fmt.Errorf("%w: %s", err, advice)

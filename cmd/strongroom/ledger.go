@@ -14,7 +14,8 @@ import (
 
 func ledgerCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "ledger", Short: "Look at a channel's ledger"}
-	cmd.AddCommand(ledgerInfoCommand(), ledgerReplayCommand(), ledgerAcceptRollbackCommand())
+	cmd.AddCommand(ledgerInfoCommand(), ledgerReplayCommand(), ledgerAcceptRollbackCommand(), ledgerStatsCommand(),
+		ledgerVerifyCommand(), ledgerRebuildCommand())
 	return cmd
 }
 
