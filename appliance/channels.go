@@ -3,6 +3,7 @@ package appliance
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -42,8 +43,8 @@ type channels struct {
 	keyring *seal.Keyring
 	// ordering overrides where the channels' ordering service is.
 	ordering []config.Remote
-	// certificate is shown to ordering nodes that ask for one.
-	certificate *tls.Certificate
+	// certificate answers what is shown to ordering nodes that ask for one.
+	certificate func() *tls.Certificate
 	deployments *deployments
 
 	ctx     context.Context // of the channels' own work
@@ -55,7 +56,7 @@ type channels struct {
 }
 
 // openChannels opens every channel that was joined and starts to follow it.
-func openChannels(ctx context.Context, n *node, dir string, keyring *seal.Keyring, ordering []config.Remote, certificate *tls.Certificate) (*channels, error) {
+func openChannels(ctx context.Context, n *node, dir string, keyring *seal.Keyring, ordering []config.Remote, certificate func() *tls.Certificate) (*channels, error) {
 	c := &channels{node: n, dir: dir, keyring: keyring, ordering: ordering, certificate: certificate, ctx: ctx,
 		deployments: newDeployments(), open: map[string]*joined{}, busy: map[string]bool{}}
 	entries, err := os.ReadDir(dir)
@@ -148,8 +149,7 @@ func (c *channels) follow(ctx context.Context, id string, l *ledger.Ledger) (err
 	}()
 	log := c.node.log.With("channel", id)
 	if j.recorder, err = provenance.Open(provenance.Config{
-		Dir: filepath.Join(c.dir, id, "provenance"), Channel: id, Signer: c.node.identity.Signer, Peer: c.node.describe(),
-		CurrentSigner: c.node.statementSigner,
+		Dir: filepath.Join(c.dir, id, "provenance"), Channel: id, Peer: c.node.describe(), Current: c.node.statementSigner,
 	}); err != nil {
 		return err
 	}
@@ -350,7 +350,7 @@ func (n *node) describe() provenance.Peer {
 	info := n.tokens.Own.Info()
 	build := version.Read()
 	return provenance.Peer{
-		Signer:     n.statementSigner(),
+		Signer:     provenance.Identity{MSPID: string(n.identity.MSPID)},
 		HSM:        provenance.HSM{Manufacturer: info.Manufacturer, Model: info.Model, Serial: info.Serial, Firmware: info.Firmware},
 		Software:   provenance.Software{Name: "strongroom", Version: build.Version},
 		OPAVersion: policy.OPAVersion,
@@ -358,7 +358,7 @@ func (n *node) describe() provenance.Peer {
 }
 
 // statementSigner is this node's identity as it was last renewed.
-func (n *node) statementSigner() provenance.Identity {
+func (n *node) statementSigner() (provenance.StatementSigner, *x509.Certificate) {
 	id := n.identity.Current()
-	return provenance.IdentityOf(string(id.MSPID), id.Certificate)
+	return id, id.Certificate
 }

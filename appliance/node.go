@@ -16,7 +16,6 @@ import (
 	"strongroom/acl/bundles"
 	"strongroom/appliance/config"
 	"strongroom/appliance/operations"
-	"strongroom/bccsp"
 	"strongroom/bccsp/pkcs11"
 	"strongroom/channel/configtx"
 	"strongroom/msp"
@@ -93,31 +92,6 @@ func alarms(log *slog.Logger, label string) func(pkcs11.Event, error) {
 	}
 }
 
-// keyHolder finds signing keys: a token, or a group of them.
-type keyHolder interface {
-	bccsp.Verifier
-	Signer(ctx context.Context, label string) (*bccsp.Signer, error)
-	TLSKey(ctx context.Context, label string) (*bccsp.TLSKey, error)
-}
-
-// LoadIdentity finds a node's key in the token and proves that its certificate is
-// of that key.
-func LoadIdentity(ctx context.Context, token keyHolder, n config.Node) (*msp.LocalIdentity, error) {
-	certificate, err := os.ReadFile(n.Certificate)
-	if err != nil {
-		return nil, fmt.Errorf("node.certificate: %w", err)
-	}
-	signer, err := token.Signer(ctx, n.Key)
-	if err != nil {
-		return nil, fmt.Errorf("node.key: %w", err)
-	}
-	identity, err := msp.LoadLocalIdentity(msp.ID(n.MSPID), certificate, signer)
-	if err != nil {
-		return nil, fmt.Errorf("node.certificate: %w", err)
-	}
-	return identity, nil
-}
-
 // openNode opens the token, loads the identity and the policy engine, and binds the
 // operations endpoint. On an error nothing stays open.
 func openNode(ctx context.Context, log *slog.Logger, n config.Node, t config.Token, verifiers []config.Token, ops config.Operations) (_ *node, err error) {
@@ -137,6 +111,7 @@ func openNode(ctx context.Context, log *slog.Logger, n config.Node, t config.Tok
 	if nd.identity, err = LoadIdentity(ctx, nd.tokens, n); err != nil {
 		return nil, err
 	}
+	log.Info("identity is loaded", "subject", nd.identity.Certificate.Subject.String(), "key", nd.identity.PublicKey().ID().String())
 	if nd.engine, err = policy.NewEngine(policy.Config{}); err != nil {
 		return nil, fmt.Errorf("policy engine: %w", err)
 	}

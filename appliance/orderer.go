@@ -74,7 +74,7 @@ func RunOrderer(ctx context.Context, c *config.Orderer, logTo io.Writer) (err er
 	}
 	server, healthServer := newServer(c.Listen, creds, guard, log)
 	ordererpb.RegisterAtomicBroadcastServer(server, service)
-	n.renewals(ctx, c.Node, c.Listen, served, local)
+	n.renewals(ctx, c.Node, c.Listen, served, local, service.Admit)
 	return n.run(ctx, server, healthServer, c.Listen)
 }
 

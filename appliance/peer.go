@@ -2,8 +2,8 @@ package appliance
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"sync"
 	"time"
@@ -72,7 +72,6 @@ func RunPeer(ctx context.Context, c *config.Peer, logTo io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	certificate := served.Load()
 	p.served = served
 	if p.keyring, err = openKeyring(ctx, n, c.Data); err != nil {
 		return err
@@ -99,11 +98,11 @@ func RunPeer(ctx context.Context, c *config.Peer, logTo io.Writer) (err error) {
 		}
 		ordererpb.RegisterAtomicBroadcastServer(server, p.ordering)
 	}
-	if err := p.openServices(ctx, server, certificate); err != nil {
+	if err := p.openServices(ctx, server); err != nil {
 		return err
 	}
 	n.addDiskCheck(c.Data)
-	n.renewals(ctx, c.Node, c.Listen, served, p.localMSP)
+	n.renewals(ctx, c.Node, c.Listen, served, p.localMSP, p.admit)
 	return n.run(ctx, server, healthServer, c.Listen)
 }
 
@@ -133,15 +132,15 @@ func (p *peer) close() error {
 }
 
 // openServices opens the channels and registers the peer's services.
-func (p *peer) openServices(ctx context.Context, server *grpc.Server, certificate *tls.Certificate) error {
+func (p *peer) openServices(ctx context.Context, server *grpc.Server) error {
 	dir, err := makeDir(p.config.Data, "channels")
 	if err != nil {
 		return err
 	}
-	if p.channels, err = openChannels(ctx, p.node, dir, p.keyring, p.config.Ordering.Endpoints, certificate); err != nil {
+	if p.channels, err = openChannels(ctx, p.node, dir, p.keyring, p.config.Ordering.Endpoints, p.served.Load); err != nil {
 		return err
 	}
-	p.host = chaincode.New(p.hostConfig(certificate))
+	p.host = chaincode.New(p.hostConfig())
 	if p.endorser, err = p.newEndorser(ctx); err != nil {
 		return err
 	}
@@ -174,6 +173,21 @@ func (p *peer) openServices(ctx context.Context, server *grpc.Server, certificat
 	return nil
 }
 
+// admit checks that every channel of the peer, and of the ordering service in it, takes an
+// identity as this peer's.
+func (p *peer) admit(ctx context.Context, id *msp.LocalIdentity) error {
+	var errs []error
+	for name, j := range p.channels.all() {
+		if _, err := j.Config().MSPs.Identity(ctx, id.Serialized); err != nil {
+			errs = append(errs, fmt.Errorf("channel %q does not take it: %w", name, err))
+		}
+	}
+	if p.ordering != nil {
+		errs = append(errs, p.ordering.Admit(ctx, id))
+	}
+	return errors.Join(errs...)
+}
+
 // find gives a joined channel as the interface that a service wants; a channel that
 // is not joined gives a true nil.
 func find[T any](c *channels, id string) (T, bool) {
@@ -185,10 +199,10 @@ func find[T any](c *channels, id string) (T, bool) {
 	return any(j).(T), true
 }
 
-func (p *peer) hostConfig(certificate *tls.Certificate) chaincode.Config {
+func (p *peer) hostConfig() chaincode.Config {
 	c := chaincode.Config{
 		ExecuteTimeout:    time.Duration(p.config.Chaincode.ExecuteTimeout),
-		ClientCertificate: certificate,
+		ClientCertificate: p.served.Load,
 		Logger:            p.log,
 		// The endorser is made after the host and set before it serves.
 		Resolve: func(ctx context.Context, caller *chaincode.Invocation, name string, input *peerpb.ChaincodeInput) (chaincode.Target, error) {

@@ -16,8 +16,12 @@ import (
 	"syscall"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	"strongroom/appliance/config"
+	"strongroom/bccsp"
 	"strongroom/msp"
+	"strongroom/wire/commonpb"
 )
 
 // Names of a node's certificates, in logs, warnings and metrics.
@@ -40,14 +44,17 @@ type servedCertificate struct {
 	atomic.Pointer[tls.Certificate]
 }
 
-// renewal takes over renewed certificates of the keys that this node has, while it
-// runs. A certificate that is not good leaves the one in force as it is.
+// renewal takes over renewed certificates while the node runs: of the keys that it has, or
+// of other keys in its token. A certificate that is not good leaves the one in force as
+// it is.
 type renewal struct {
 	node   *node
 	id     config.Node
 	listen config.Listen
 	served *servedCertificate
 	local  *msp.Set // nil when the node has no MSP folder
+	// admit, when set, tells whether this node's channels take an identity as its own.
+	admit func(context.Context, *msp.LocalIdentity) error
 
 	// checking is held over one look at the files.
 	checking sync.Mutex
@@ -59,8 +66,10 @@ type renewal struct {
 
 // renewals begins to look after the node's certificates, until ctx ends: at SIGHUP and
 // every renewalInterval.
-func (n *node) renewals(ctx context.Context, id config.Node, listen config.Listen, served *servedCertificate, local *msp.Set) {
+func (n *node) renewals(ctx context.Context, id config.Node, listen config.Listen, served *servedCertificate, local *msp.Set,
+	admit func(context.Context, *msp.LocalIdentity) error) {
 	r := n.newRenewal(id, listen, served, local)
+	r.admit = admit
 	if n.ops != nil {
 		n.ops.AddWarning(func() []string { return r.warnings(time.Now()) })
 	}
@@ -137,22 +146,78 @@ func (r *renewal) lookAt(ctx context.Context, asked bool, name, file string, ren
 	r.setRefusal(name, "")
 }
 
-// renewIdentity takes over the node's certificate for what it signs.
+// renewIdentity takes over the node's certificate for what it signs. Who signs already
+// ends with the identity before; there is no moment without one.
 func (r *renewal) renewIdentity(ctx context.Context, content []byte) (bool, error) {
 	current := r.node.identity.Current()
-	next, err := msp.LoadLocalIdentity(current.MSPID, content, current.Signer)
+	next, err := bindIdentity(ctx, r.node.tokens, r.id, content)
 	if err != nil {
 		return false, err
 	}
 	if bytes.Equal(next.Certificate.Raw, current.Certificate.Raw) {
 		return false, nil
 	}
+	rotated := !next.PublicKey().Equal(current.PublicKey())
+	if err = r.admissible(ctx, current, next); err == nil {
+		err = r.node.identity.Renew(next, time.Now())
+	}
+	switch {
+	case !rotated:
+	case err != nil:
+		r.node.tokens.Retire(next.PublicKey())
+	default:
+		r.node.tokens.Retire(current.PublicKey())
+		r.node.log.Info("identity's key is rotated", "key", next.PublicKey().ID().String(), "before", current.PublicKey().ID().String())
+	}
+	return err == nil, err
+}
+
+// admissible checks that who takes the node's messages now will take them from next.
+func (r *renewal) admissible(ctx context.Context, current, next *msp.LocalIdentity) error {
 	if r.local != nil {
-		if _, err := r.local.Identity(ctx, next.Serialized); err != nil {
-			return false, err
+		if err := sameRoles(ctx, r.local, current, next); err != nil {
+			return err
 		}
 	}
-	return true, r.node.identity.Renew(next, time.Now())
+	if r.admit != nil {
+		return r.admit(ctx, next)
+	}
+	return nil
+}
+
+// sameRoles checks that next is a valid member of the organization, with the roles that
+// current has, so that another member's certificate does not become the node's by mistake.
+func sameRoles(ctx context.Context, local *msp.Set, current, next *msp.LocalIdentity) error {
+	is, err := local.Identity(ctx, next.Serialized)
+	if err != nil {
+		return err
+	}
+	was, err := local.Identity(ctx, current.Serialized)
+	if msp.IsInvalid(err) {
+		return nil // it was revoked, and says nothing of roles
+	}
+	if err != nil {
+		return err
+	}
+	for _, role := range []commonpb.MSPRole_MSPRoleType{commonpb.MSPRole_CLIENT, commonpb.MSPRole_PEER, commonpb.MSPRole_ADMIN, commonpb.MSPRole_ORDERER} {
+		principal, err := proto.Marshal(&commonpb.MSPRole{MspIdentifier: string(next.MSPID), Role: role})
+		if err != nil {
+			return err
+		}
+		p := &commonpb.MSPPrincipal{PrincipalClassification: commonpb.MSPPrincipal_ROLE, Principal: principal}
+		before, err := local.Satisfies(was, p)
+		if err != nil {
+			return err
+		}
+		after, err := local.Satisfies(is, p)
+		if err != nil {
+			return err
+		}
+		if before != after {
+			return fmt.Errorf("it is a certificate of another role: %s is %t, and was %t", role, after, before)
+		}
+	}
+	return nil
 }
 
 // renewTLS takes over the certificate of the node's gRPC endpoint.
@@ -169,15 +234,31 @@ func (r *renewal) renewTLS(ctx context.Context, content []byte) (bool, error) {
 	if sameChain(next, current) {
 		return false, nil
 	}
+	was, is := keyOf(current), keyOf(next)
 	now := time.Now()
 	if now.Before(next.Leaf.NotBefore) || now.After(next.Leaf.NotAfter) {
-		return false, fmt.Errorf("it is valid from %s to %s", next.Leaf.NotBefore.Format(time.RFC3339), next.Leaf.NotAfter.Format(time.RFC3339))
+		err = fmt.Errorf("it is valid from %s to %s", next.Leaf.NotBefore.Format(time.RFC3339), next.Leaf.NotAfter.Format(time.RFC3339))
+	} else if err = namesAll(next.Leaf, current.Leaf); err == nil {
+		r.served.Store(next)
 	}
-	if err := namesAll(next.Leaf, current.Leaf); err != nil {
-		return false, err
+	switch {
+	case was.Equal(is):
+	case err != nil:
+		r.node.tokens.Retire(is)
+	default:
+		r.node.tokens.Retire(was)
+		r.node.log.Info("TLS key is rotated", "key", is.ID().String(), "before", was.ID().String())
 	}
-	r.served.Store(next)
-	return true, nil
+	return err == nil, err
+}
+
+// keyOf is the key of a certificate that was bound to it.
+func keyOf(c *tls.Certificate) *bccsp.PublicKey {
+	key, err := bccsp.NewPublicKey(c.Leaf.PublicKey)
+	if err != nil {
+		panic("appliance: a bound certificate has no key: " + err.Error())
+	}
+	return key
 }
 
 func sameChain(a, b *tls.Certificate) bool {

@@ -3,9 +3,13 @@ package appliance
 import (
 	"bytes"
 	"context"
+	"crypto/ecdsa"
 	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"log/slog"
 	"net"
 	"os"
@@ -111,7 +115,6 @@ func (r *renewable) shown(t *testing.T) *x509.Certificate {
 
 func TestRenewedCertificatesComeIntoForce(t *testing.T) {
 	r := newRenewable(t)
-	signer := r.node.identity.Signer
 	r.look(t.Context(), false)
 	if r.node.identity.Current() != r.node.identity {
 		t.Error("the unchanged certificate was taken for a new one")
@@ -127,7 +130,7 @@ func TestRenewedCertificatesComeIntoForce(t *testing.T) {
 	r.look(t.Context(), false)
 
 	now := r.node.identity.Current()
-	if !now.Certificate.Equal(cert) || now.Signer != signer || !bytes.Equal(now.Serialized, bccsptest.Serialize("Org1MSP", pem)) {
+	if !now.Certificate.Equal(cert) || !now.PublicKey().Equal(r.node.identity.PublicKey()) || !bytes.Equal(now.Serialized, bccsptest.Serialize("Org1MSP", pem)) {
 		t.Errorf("identity in force: %s until %s", now.Certificate.Subject, now.Certificate.NotAfter)
 	}
 	if !r.shown(t).Equal(tlsCert) {
@@ -141,9 +144,58 @@ func TestRenewedCertificatesComeIntoForce(t *testing.T) {
 	}
 }
 
+// TestRotatedKeysComeIntoForce replaces both keys by new ones under new labels, which the
+// certificates alone name, and starts anew with the old configuration.
+func TestRotatedKeysComeIntoForce(t *testing.T) {
+	r := newRenewable(t)
+	token := r.node.tokens.Own
+	next := r.ca.Issue(t, "peer0", "peer")
+	put(t, r.id.Certificate, next.CertPEM)
+	key, err := token.GenerateKey(t.Context(), "second-tls-of-"+t.Name(), elliptic.P384())
+	if err != nil {
+		t.Fatal(err)
+	}
+	tlsCert, tlsPEM := r.ca.IssueFor(t, key.ECDSA(), "peer0-tls", "", named("localhost"))
+	put(t, r.listen.TLSCertificate, tlsPEM)
+	before := r.node.identity.Current()
+	r.look(t.Context(), false)
+	now := r.node.identity.Current()
+	if !now.Certificate.Equal(next.Certificate) || !now.PublicKey().Equal(next.Signer.PublicKey()) {
+		t.Errorf("identity in force: %s of key %s", now.Certificate.Subject, now.PublicKey().ID())
+	}
+	if !r.shown(t).Equal(tlsCert) {
+		t.Error("the endpoint shows the former certificate")
+	}
+	if log := r.log.String(); !strings.Contains(log, "identity's key is rotated") || !strings.Contains(log, "TLS key is rotated") {
+		t.Errorf("the log does not tell of the rotation:\n%s", log)
+	}
+	for name, id := range map[string]*msp.LocalIdentity{"before": before, "now": now} {
+		signed, err := id.SignProposal(t.Context(), []byte(name))
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		digest := sha256.Sum256([]byte(name))
+		if err := token.Verify(t.Context(), id.PublicKey(), digest[:], signed); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	again, err := LoadIdentity(t.Context(), token, r.id)
+	if err != nil || !again.Certificate.Equal(next.Certificate) {
+		t.Errorf("a start with the old node.key: %v", err)
+	}
+	if _, served, err := serverTLS(t.Context(), token, r.listen); err != nil || !served.Load().Leaf.Equal(tlsCert) {
+		t.Errorf("a start with the old listen.tlsKey: %v", err)
+	}
+}
+
 func TestBadRenewalsLeaveTheOldInForce(t *testing.T) {
-	other := func(t *testing.T, r *renewable) []byte {
-		return r.ca.Issue(t, "peer0", "peer", named("localhost")).CertPEM
+	software := func(t *testing.T, r *renewable) []byte { // a key that is in no token
+		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, pem := r.ca.IssueFor(t, key.Public(), "peer0", "peer", named("localhost"))
+		return pem
 	}
 	foreign := func(r *renewable, of *bccsptest.Identity) func(*testing.T) []byte {
 		return func(t *testing.T) []byte {
@@ -156,8 +208,23 @@ func TestBadRenewalsLeaveTheOldInForce(t *testing.T) {
 		tls  bool
 		want string
 	}{
-		"identity of another key":  {other, false, "is of key"},
-		"TLS of another key":       {other, true, "is of key"},
+		"identity of no key": {software, false, "not found in the token"},
+		"TLS of no key":      {software, true, "not found in the token"},
+		"identity of the TLS key": {func(t *testing.T, r *renewable) []byte {
+			_, p := r.ca.IssueFor(t, r.tls.Certificate.PublicKey, "peer0", "peer")
+			return p
+		}, false, "serves TLS already"},
+		"TLS of the identity's key": {func(t *testing.T, r *renewable) []byte {
+			_, p := r.ca.IssueFor(t, r.peer.Certificate.PublicKey, "tls", "", named("localhost"))
+			return p
+		}, true, "serves an identity already"},
+		"identity of an administrator": {func(t *testing.T, r *renewable) []byte {
+			return r.ca.Issue(t, "admin", "admin").CertPEM
+		}, false, "another role"},
+		"identity that a channel does not take": {func(t *testing.T, r *renewable) []byte {
+			r.admit = func(context.Context, *msp.LocalIdentity) error { return errors.New("channel main does not take it") }
+			return r.ca.Issue(t, "peer1", "peer").CertPEM
+		}, false, "does not take it"},
 		"identity of a foreign CA": {func(t *testing.T, r *renewable) []byte { return foreign(r, r.peer)(t) }, false, "MSP"},
 		"identity that has expired": {func(t *testing.T, r *renewable) []byte {
 			_, p := r.ca.IssueFor(t, r.peer.Certificate.PublicKey, "peer0", "peer", bccsptest.Valid(time.Now().Add(-30*time.Minute), time.Now().Add(-time.Minute)))

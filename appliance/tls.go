@@ -26,24 +26,16 @@ func loadTLS(ctx context.Context, token keyHolder, certificateFile, keyLabel str
 	return bindTLS(ctx, token, chain, certificateFile, keyLabel)
 }
 
-// bindTLS proves that a chain's first certificate is of a key in the token. The file's
-// name is for errors.
+// bindTLS finds the key of a chain's first certificate in the token: by its public half,
+// and by the label where the token has it several times. The file's name is for errors.
 func bindTLS(ctx context.Context, token keyHolder, chain []*x509.Certificate, certificateFile, keyLabel string) (*tls.Certificate, error) {
-	key, err := token.TLSKey(ctx, keyLabel)
-	if err != nil {
-		return nil, err
-	}
-	certified, err := bccsp.NewPublicKey(chain[0].PublicKey)
+	public, err := bccsp.NewPublicKey(chain[0].PublicKey)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", certificateFile, err)
 	}
-	held, err := bccsp.NewPublicKey(key.Public())
+	key, err := token.TLSKeyOf(ctx, public, keyLabel)
 	if err != nil {
-		return nil, err
-	}
-	if !certified.Equal(held) {
-		return nil, fmt.Errorf("%s is of key %s, but %q in the token is key %s: give the certificate that was issued for it",
-			certificateFile, certified.ID(), keyLabel, held.ID())
+		return nil, fmt.Errorf("%s is of key %s: %w", certificateFile, public.ID(), err)
 	}
 	certificate := &tls.Certificate{PrivateKey: key, Leaf: chain[0]}
 	for _, c := range chain {

@@ -153,10 +153,10 @@ type Config struct {
 	// Fabric's default: fabric-shim for Node exits on a KEEPALIVE. Dead hosts
 	// are found by HTTP/2 pings in any case.
 	Keepalive time.Duration
-	// ClientCertificate is presented to services that ask for a client
-	// certificate and whose connection has no client_key of its own: the
-	// peer's TLS key in the token. Nil if there is none.
-	ClientCertificate *tls.Certificate
+	// ClientCertificate answers, at each handshake, what is presented to services that
+	// ask for a client certificate and whose connection has no client_key of its own:
+	// the peer's TLS key in the token. Nil if there is none.
+	ClientCertificate func() *tls.Certificate
 	// MaxMessageBytes bounds a message of the protocol; default 100 MiB, Fabric's.
 	MaxMessageBytes int
 	// MaxIterators bounds the iterators that a transaction has open; default 1024.

@@ -548,7 +548,9 @@ func TestTLS(t *testing.T) {
 		{"wrong issuer", func(c *chaincode.Connection) { c.RootCert = text("CERTIFICATE", foreign.Raw) }, "unknown authority"},
 		{"plain", func(c *chaincode.Connection) { c.TLSRequired, c.ClientAuthRequired = false, false }, "error"},
 	} {
-		p := chaincodetest.NewPeer(t, chaincode.Config{ClientCertificate: &tls.Certificate{Certificate: [][]byte{client.Raw}, PrivateKey: clientKey}})
+		p := chaincodetest.NewPeer(t, chaincode.Config{ClientCertificate: func() *tls.Certificate {
+			return &tls.Certificate{Certificate: [][]byte{client.Raw}, PrivateKey: clientKey}
+		}})
 		p.PackageID = chaincodetest.PackageID
 		conn := good
 		c.edit(&conn)

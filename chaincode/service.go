@@ -239,7 +239,9 @@ func (h *Host) credentials(c Connection) (credentials.TransportCredentials, erro
 		}
 		cfg.Certificates = []tls.Certificate{pair}
 	case h.cfg.ClientCertificate != nil:
-		cfg.Certificates = []tls.Certificate{*h.cfg.ClientCertificate}
+		cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			return h.cfg.ClientCertificate(), nil
+		}
 	default:
 		return nil, errors.New("connection.json: client_auth_required is true, but there is neither client_cert with client_key nor a TLS key of this peer")
 	}

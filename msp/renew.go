@@ -18,19 +18,16 @@ func (l *LocalIdentity) Current() *LocalIdentity {
 	return l
 }
 
-// Renew puts a newer certificate of the same key and MSP in force: from now on
-// Current answers it. On an error the identity stays as it was. The new certificate
-// must be valid at now; whether a channel takes it is for its Set to say.
+// Renew puts a newer certificate of the same MSP in force, of the same key or of another:
+// from now on Current answers it, and what was begun with the identity before ends with
+// it. On an error the identity stays as it was. The new certificate must be valid at
+// now; whether a channel takes it is for its Set to say.
 func (l *LocalIdentity) Renew(next *LocalIdentity, now time.Time) error {
 	if l.newest == nil {
 		return fmt.Errorf("local identity of MSP %q was not loaded by LoadLocalIdentity: it cannot be renewed", string(l.MSPID))
 	}
 	if next.MSPID != l.MSPID {
 		return fmt.Errorf("renewed identity is of MSP %q, this node is of %q", string(next.MSPID), string(l.MSPID))
-	}
-	if !next.PublicKey().Equal(l.PublicKey()) {
-		return fmt.Errorf("renewed certificate %q is of key %s, this node's is key %s: a new key needs a restart",
-			next.Certificate.Subject, next.PublicKey().ID(), l.PublicKey().ID())
 	}
 	if c := next.Certificate; now.Before(c.NotBefore) || now.After(c.NotAfter) {
 		return fmt.Errorf("renewed certificate %q is valid from %s to %s, and it is %s",

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"strongroom/msp"
 	"strongroom/wire"
 	"strongroom/wire/commonpb"
 )
@@ -37,7 +38,8 @@ func (c *chain) signEnvelope(ctx context.Context, kind commonpb.HeaderType, data
 	if err != nil {
 		return nil, fmt.Errorf("encode channel header: %w", err)
 	}
-	signatureHeader, err := c.signatureHeader()
+	by := c.cfg.Identity.Current()
+	signatureHeader, err := signatureHeader(by)
 	if err != nil {
 		return nil, err
 	}
@@ -48,15 +50,15 @@ func (c *chain) signEnvelope(ctx context.Context, kind commonpb.HeaderType, data
 	if err != nil {
 		return nil, fmt.Errorf("encode payload: %w", err)
 	}
-	sig, err := c.cfg.Identity.SignPayload(ctx, payload)
+	sig, err := by.SignPayload(ctx, payload)
 	if err != nil {
 		return nil, fmt.Errorf("sign %s: %w", kind, err)
 	}
 	return &commonpb.Envelope{Payload: payload, Signature: sig}, nil
 }
 
-func (c *chain) signatureHeader() ([]byte, error) {
-	b, err := proto.Marshal(&commonpb.SignatureHeader{Creator: c.cfg.Identity.Current().Serialized, Nonce: nonce()})
+func signatureHeader(by *msp.LocalIdentity) ([]byte, error) {
+	b, err := proto.Marshal(&commonpb.SignatureHeader{Creator: by.Serialized, Nonce: nonce()})
 	if err != nil {
 		return nil, fmt.Errorf("encode signature header: %w", err)
 	}
@@ -95,11 +97,12 @@ func (c *chain) sign(ctx context.Context, b *commonpb.Block, lastConfig uint64, 
 	if err != nil {
 		return fmt.Errorf("encode orderer metadata: %w", err)
 	}
-	header, err := c.signatureHeader()
+	by := c.cfg.Identity.Current()
+	header, err := signatureHeader(by)
 	if err != nil {
 		return err
 	}
-	sig, err := c.cfg.Identity.SignBlock(ctx, value, header, wire.HeaderBytes(b.Header))
+	sig, err := by.SignBlock(ctx, value, header, wire.HeaderBytes(b.Header))
 	if err != nil {
 		return fmt.Errorf("sign block %d: %w", b.Header.Number, err)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -234,6 +235,19 @@ func (s *Service) Healthy() error {
 		if c.Err != nil {
 			errs = append(errs, fmt.Errorf("channel %q: %w", c.ID, c.Err))
 		}
+	}
+	return errors.Join(errs...)
+}
+
+// Admit checks that every channel takes the identity's signature under its blocks: what is
+// to hold before the identity becomes this node's.
+func (s *Service) Admit(ctx context.Context, id *msp.LocalIdentity) error {
+	s.mu.RLock()
+	chains := slices.Collect(maps.Values(s.chains))
+	s.mu.RUnlock()
+	var errs []error
+	for _, c := range chains {
+		errs = append(errs, maySign(ctx, c.config.Load(), id))
 	}
 	return errors.Join(errs...)
 }

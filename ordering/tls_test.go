@@ -42,11 +42,13 @@ func TestClientOverMutualTLS(t *testing.T) {
 	}
 	g := serveOn(t, s, lis, creds)
 
+	var shown atomic.Pointer[tls.Certificate]
+	shown.Store(&clientCert)
 	var checked atomic.Int64
 	c, err := client.New(client.Config{
 		Endpoints:   []client.Endpoint{{Address: lis.Addr().String(), ServerName: "orderer.example.com", RootCAs: ca.Pool()}},
 		Identity:    local(t, n.peer),
-		Certificate: &clientCert,
+		Certificate: shown.Load,
 		VerifyConnection: func(cs tls.ConnectionState) error {
 			checked.Add(1)
 			if len(cs.VerifiedChains) == 0 {
@@ -83,6 +85,10 @@ func TestClientOverMutualTLS(t *testing.T) {
 				return err
 			}
 			g = serveOn(t, s, again, creds)
+			// The client's key is rotated: the request is bound to the certificate that
+			// the new connection showed.
+			rotated := ca.IssueTLS(t, "peer-2", "peer.example.com")
+			shown.Store(&rotated)
 			for c.Broadcast(ctx, n.tx(t, "main", "two")) != nil && ctx.Err() == nil {
 				// until the client has found the node again
 			}
@@ -107,7 +113,7 @@ func TestClientOverMutualTLS(t *testing.T) {
 	// Without its own certificate a client does not get in; with a certificate that
 	// the request does not name, or another's, it gets no block.
 	stranger := bccsptest.NewCA(t, n.token, "other").IssueTLS(t, "peer", "peer.example.com")
-	for name, cert := range map[string]*tls.Certificate{"none": nil, "foreign": &stranger} {
+	for name, cert := range map[string]func() *tls.Certificate{"none": nil, "foreign": func() *tls.Certificate { return &stranger }} {
 		bad, err := client.New(client.Config{
 			Endpoints:   []client.Endpoint{{Address: lis.Addr().String(), ServerName: "orderer.example.com", RootCAs: ca.Pool()}},
 			Certificate: cert,
@@ -146,7 +152,7 @@ func TestClientOverMutualTLS(t *testing.T) {
 
 	refusing, err := client.New(client.Config{
 		Endpoints:        []client.Endpoint{{Address: lis.Addr().String(), ServerName: "orderer.example.com", RootCAs: ca.Pool()}},
-		Certificate:      &clientCert,
+		Certificate:      func() *tls.Certificate { return &clientCert },
 		VerifyConnection: func(tls.ConnectionState) error { return errors.New("token says no") },
 	})
 	if err != nil {

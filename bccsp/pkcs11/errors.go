@@ -18,8 +18,10 @@ var (
 	ErrFalseAnswer = errors.New("token gave a false answer: do not use this device")
 	// ErrClosed means that the Token was closed.
 	ErrClosed = errors.New("token is closed")
-	// ErrKeyNotFound means that the token has no key with the label that was asked for.
+	// ErrKeyNotFound means that the token has no key with the label or the public half that was asked for.
 	ErrKeyNotFound = errors.New("key not found in the token")
+	// ErrKeyAmbiguous means that several keys of the token match.
+	ErrKeyAmbiguous = errors.New("the token has several keys that match")
 	// ErrKeyExists means that a key with this label is in the token already.
 	ErrKeyExists = errors.New("key exists in the token")
 	// ErrPINRefused means that the token refused the PIN, now or earlier in this

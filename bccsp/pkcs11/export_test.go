@@ -6,6 +6,8 @@ import (
 	"crypto/sha256"
 
 	p11 "github.com/miekg/pkcs11"
+
+	"strongroom/bccsp"
 )
 
 // What the tests of package pkcs11_test see of the inside.
@@ -93,10 +95,35 @@ func (t *Token) Imported(ctx context.Context) (cached, objects int, err error) {
 	return cached, objects, err
 }
 
-// MakeTwin makes a second private key with the label of another.
-func (t *Token) MakeTwin(ctx context.Context, label string) error {
-	return t.pool.do(ctx, "generate", func(s *session) error {
-		_, _, err := s.generatePair(elliptic.P256(), true, label)
+// MakeTwin makes a key pair with a label and a CKA_ID that others may have.
+func (t *Token) MakeTwin(ctx context.Context, label string, curve elliptic.Curve, id []byte) (key *PublicKey, err error) {
+	err = t.pool.do(ctx, "generate", func(s *session) error {
+		public, private, err := s.generatePair(curve, true, label)
+		if err != nil {
+			return err
+		}
+		for _, object := range []p11.ObjectHandle{public, private} {
+			err := s.token.module.ctx.SetAttributeValue(s.handle, object, []*p11.Attribute{p11.NewAttribute(p11.CKA_ID, id)})
+			if err != nil {
+				return s.err("C_SetAttributeValue", err)
+			}
+		}
+		key, err = s.publicKey(public)
+		return err
+	})
+	return key, err
+}
+
+// PublicKey is what keys are named by.
+type PublicKey = bccsp.PublicKey
+
+// DestroyKeys deletes the key pairs with a label from the token.
+func (t *Token) DestroyKeys(ctx context.Context, label string) error {
+	return t.pool.do(ctx, "destroy", func(s *session) error {
+		found, err := s.find(maxMatches, p11.NewAttribute(p11.CKA_LABEL, label))
+		for _, o := range found {
+			err = s.destroy(o, err)
+		}
 		return err
 	})
 }
@@ -123,9 +150,7 @@ type Raw struct {
 // OpenRaw opens a bare session beside the token's own, on a signing key that was
 // loaded and on its public half.
 func (t *Token) OpenRaw(label string) (*Raw, error) {
-	t.mu.Lock()
-	k := t.signing[label]
-	t.mu.Unlock()
+	k := t.labelled(label)
 	e, err := t.foreign.acquire(context.Background(), k.public)
 	if err != nil {
 		return nil, err

@@ -1,6 +1,7 @@
 package pkcs11
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -107,10 +108,16 @@ func (g *Group) TLSKey(ctx context.Context, label string) (*bccsp.TLSKey, error)
 }
 
 func (g *Group) signingKey(ctx context.Context, label string, use purpose) (*groupKey, error) {
+	return g.keyOf(label, func(t *Token) (*privateKey, error) { return t.signingKey(ctx, label, use) })
+}
+
+func (g *Group) keyOf(name string, find func(*Token) (*privateKey, error)) (*groupKey, error) {
 	s := &groupKey{group: g, keys: make(map[*member]*privateKey)}
+	var missing error
 	for _, m := range g.members {
-		key, err := m.token.signingKey(ctx, label, use)
+		key, err := find(m.token)
 		if errors.Is(err, ErrKeyNotFound) {
+			missing = cmp.Or(missing, err)
 			continue
 		}
 		if err != nil {
@@ -118,13 +125,13 @@ func (g *Group) signingKey(ctx context.Context, label string, use purpose) (*gro
 		}
 		if len(s.members) > 0 && !key.public.Equal(s.PublicKey()) {
 			return nil, fmt.Errorf("signing key %q of token %q is not that of token %q: give each key a label of its own",
-				label, m.token.info.Label, s.members[0].token.info.Label)
+				name, m.token.info.Label, s.members[0].token.info.Label)
 		}
 		s.members = append(s.members, m)
 		s.keys[m] = key
 	}
 	if len(s.members) == 0 {
-		return nil, fmt.Errorf("signing key %q: %w", label, ErrKeyNotFound)
+		return nil, missing
 	}
 	return s, nil
 }

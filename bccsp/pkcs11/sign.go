@@ -23,7 +23,7 @@ const (
 // privateKey is a signing key in the token: a bccsp.DigestSigner.
 type privateKey struct {
 	token  *Token
-	label  string
+	label  string // its name, see named
 	id     []byte // CKA_ID
 	public *bccsp.PublicKey
 	order  *order
@@ -59,49 +59,24 @@ func (t *Token) signingKey(ctx context.Context, label string, use purpose) (*pri
 	if label == "" {
 		return nil, errors.New("key label is empty: name the key")
 	}
-	t.mu.Lock()
-	key := t.signing[label]
-	t.mu.Unlock()
-	if key == nil {
-		found, err := t.findSigningKey(ctx, label, use)
-		if err != nil {
-			return nil, fmt.Errorf("signing key %q: %w", label, err)
-		}
-		if key, err = t.keep(found); err != nil {
-			return nil, err
-		}
+	if key := t.labelled(label); key != nil {
+		return key, key.serves(use)
 	}
-	if key.use != use {
-		return nil, fmt.Errorf("signing key %q serves %s already: %s needs a key of its own", label, key.use, use)
-	}
-	return key, nil
-}
-
-// keep puts a key that was found to use, unless it serves another purpose under another
-// name.
-func (t *Token) keep(found *privateKey) (*privateKey, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if key := t.signing[found.label]; key != nil {
-		return key, nil
-	}
-	for _, key := range t.signing {
-		if key.use != found.use && key.public.Equal(found.public) {
-			return nil, fmt.Errorf("signing key %q serves %s already, as %q: %s needs a key of its own", found.label, key.use, key.label, found.use)
-		}
-	}
-	t.signing[found.label] = found
-	return found, nil
-}
-
-func (t *Token) findSigningKey(ctx context.Context, label string, use purpose) (*privateKey, error) {
-	k := &privateKey{token: t, label: label, use: use}
 	template, err := named(p11.CKO_PRIVATE_KEY, label)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("signing key %q: %w", label, err)
 	}
-	err = t.ask(ctx, "find", func(s *session) error {
-		object, err := s.findOne(template...)
+	found, err := t.findSigningKey(ctx, &privateKey{token: t, label: label, use: use}, func(s *session) (p11.ObjectHandle, error) { return s.findOne(template...) })
+	if err != nil {
+		return nil, fmt.Errorf("signing key %q: %w", label, err)
+	}
+	return t.useSigningKey(found)
+}
+
+// findSigningKey loads k from the private key that find finds.
+func (t *Token) findSigningKey(ctx context.Context, k *privateKey, find func(*session) (p11.ObjectHandle, error)) (*privateKey, error) {
+	err := t.ask(ctx, "find", func(s *session) error {
+		object, err := find(s)
 		if err != nil {
 			return err
 		}
@@ -123,7 +98,7 @@ func (s *session) findOne(template ...*p11.Attribute) (p11.ObjectHandle, error) 
 	case len(found) == 0:
 		return 0, ErrKeyNotFound
 	case len(found) > 1:
-		return 0, errors.New("the token has several keys that match: give each key a label of its own (pkcs11-tool --list-objects shows them)")
+		return 0, fmt.Errorf("%w: give each key a label of its own (pkcs11-tool --list-objects shows them)", ErrKeyAmbiguous)
 	}
 	return found[0], nil
 }
@@ -158,6 +133,11 @@ func (s *session) loadSigningKey(k *privateKey, object p11.ObjectHandle) error {
 	}
 	if k.public, err = s.publicHalf(k.id, object); err != nil {
 		return err
+	}
+	if k.label == "" {
+		if k.label, err = s.nameOf(object, k.id); err != nil {
+			return err
+		}
 	}
 	k.handle.Store(&handle{object, at})
 	return nil

@@ -36,9 +36,10 @@ type Token struct {
 
 	foreign *keyCache
 
-	generating sync.Mutex // held over "is the label free?" and the making of the key
-	mu         sync.Mutex // guards signing and wrapping
-	signing    map[string]*privateKey
+	generating sync.Mutex                  // held over "is the label free?" and the making of the key
+	mu         sync.Mutex                  // guards signing, purposes and wrapping
+	signing    map[bccsp.KeyID]*privateKey // in use
+	purposes   map[bccsp.KeyID]purpose     // of every key that is or was in use
 	wrapping   *wrappingKey
 	retired    []session // anchors that were given up; guarded by mu
 
@@ -124,7 +125,7 @@ func bounded(ctx context.Context, limit time.Duration, f func() error, undo func
 func open(ctx context.Context, cfg Config, m *module, found foundToken, info Info) (*Token, error) {
 	t := &Token{
 		cfg: cfg, module: m, info: info,
-		signing: make(map[string]*privateKey),
+		signing: make(map[bccsp.KeyID]*privateKey), purposes: make(map[bccsp.KeyID]purpose),
 	}
 	t.life, t.end = context.WithCancel(context.Background())
 	t.slot.Store(uint64(found.slot))

@@ -157,7 +157,7 @@ func TestRefusedPINIsNotTriedAgain(t *testing.T) {
 func TestKeysWithOneLabelAreRefused(t *testing.T) {
 	ctx, token := context.Background(), bccsptest.Open(t)
 	for range 2 {
-		if err := token.MakeTwin(ctx, "twins"); err != nil {
+		if _, err := token.MakeTwin(ctx, "twins", elliptic.P256(), nil); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -128,7 +128,7 @@ func TestKeysByID(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := token.MakeTwin(ctx, "twin"); err != nil {
+	if _, err := token.MakeTwin(ctx, "twin", elliptic.P256(), nil); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := token.Signer(ctx, "twin"); err == nil || !strings.Contains(err.Error(), "several keys") {

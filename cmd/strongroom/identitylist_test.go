@@ -1,7 +1,9 @@
 package main
 
 import (
+	"crypto/ecdsa"
 	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/x509"
 	"os"
 	"path/filepath"
@@ -27,7 +29,11 @@ func TestListIdentity(t *testing.T) {
 	token := bccsptest.OpenShared(t)
 	ca := bccsptest.NewCA(t, token, "Org1MSP")
 	peer := ca.Issue(t, "peer0", "peer")
-	other := ca.Issue(t, "other", "peer")
+	software, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, outside := ca.IssueFor(t, software.Public(), "other", "peer")
 	key, err := token.GenerateKey(t.Context(), "list-tls", elliptic.P384())
 	if err != nil {
 		t.Fatal(err)
@@ -50,10 +56,11 @@ func TestListIdentity(t *testing.T) {
 	}{
 		{"identity", useIdentity, file("peer.pem", peer.CertPEM), peer.Label, end.Add(-72 * time.Hour), "", true},
 		{"TLS", useTLS, file("tls.pem", tlsPEM), "list-tls", tlsCert.NotAfter.Add(-72 * time.Hour), "", true},
-		{"another key's", useIdentity, file("other.pem", other.CertPEM), peer.Label, end.Add(-72 * time.Hour), "is of key", false},
+		{"a key outside the token", useIdentity, file("other.pem", outside), peer.Label, end.Add(-72 * time.Hour), "not found in the token", false},
+		{"a key for the other use", useTLS, file("peer.pem", peer.CertPEM), "list-tls", end.Add(-72 * time.Hour), "serves an identity already", false},
+		{"a rotated key", useIdentity, file("peer.pem", peer.CertPEM), "the first label", end.Add(-72 * time.Hour), "", true},
 		{"ended", useIdentity, file("peer.pem", peer.CertPEM), peer.Label, end.Add(time.Hour), "renew it", true},
 		{"not begun", useIdentity, file("peer.pem", peer.CertPEM), peer.Label, end.AddDate(-10, 0, 0), "clock", true},
-		{"no such key", useIdentity, file("peer.pem", peer.CertPEM), "nobody", end, "nobody", false},
 		{"no such file", useIdentity, filepath.Join(dir, "none.pem"), peer.Label, end, "none.pem", false},
 	} {
 		l := listIdentity(t.Context(), token, c.use, c.file, c.label, c.now)

@@ -15,9 +15,12 @@ import (
 // checkpointName is the file, beside the statements, with the latest checkpoint.
 const checkpointName = "checkpoint"
 
-// Origin is the name of this channel's transparency log.
-func (r *Recorder) Origin() string {
-	return translog.Origin(r.cfg.Channel, r.cfg.Signer.PublicKey().ID().String())
+// Origin is the name of this channel's transparency log, which is another when the
+// signing key is.
+func (r *Recorder) Origin() string { return r.origins(r.signer()) }
+
+func (r *Recorder) origins(by *signer) string {
+	return translog.Origin(r.cfg.Channel, by.PublicKey().ID().String())
 }
 
 // openLog opens the Merkle tree over the kept statements and holds it against the
@@ -30,7 +33,8 @@ func (r *Recorder) openLog() error {
 	if err != nil {
 		return fmt.Errorf("transparency log of channel %q: %w", r.cfg.Channel, err)
 	}
-	note, c, err := r.readCheckpoint()
+	by := r.signer()
+	note, c, err := r.readCheckpoint(by)
 	if err != nil {
 		return err
 	}
@@ -39,7 +43,7 @@ func (r *Recorder) openLog() error {
 			return err
 		}
 	}
-	r.log, r.note, r.checkpointed = log, note, 0
+	r.log, r.note, r.checkpointed, r.origin = log, note, 0, r.origins(by)
 	if c != nil {
 		r.checkpointed = c.Size
 	}
@@ -47,7 +51,7 @@ func (r *Recorder) openLog() error {
 }
 
 // readCheckpoint reads the kept checkpoint, if it is one of this log.
-func (r *Recorder) readCheckpoint() ([]byte, *translog.Checkpoint, error) {
+func (r *Recorder) readCheckpoint(by *signer) ([]byte, *translog.Checkpoint, error) {
 	path := filepath.Join(r.cfg.Dir, checkpointName)
 	note, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -56,10 +60,10 @@ func (r *Recorder) readCheckpoint() ([]byte, *translog.Checkpoint, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	if !bytes.HasPrefix(note, []byte(r.Origin()+"\n")) {
+	if !bytes.HasPrefix(note, []byte(r.origins(by)+"\n")) {
 		return nil, nil, nil // of the key before: the next checkpoint is this key's first
 	}
-	c, _, err := translog.ParseNote(note, r.cfg.Signer.PublicKey().SPKI())
+	c, _, err := translog.ParseNote(note, by.PublicKey().SPKI())
 	if err != nil {
 		return nil, nil, fmt.Errorf("%s: %w: restore it from a backup", path, err)
 	}
@@ -109,7 +113,7 @@ func (r *Recorder) grow(bundles []*Bundle) {
 
 // Checkpoint returns a checkpoint, as a signed note, over all statements there are
 // now. It signs one only if there are statements that the latest does not cover, so
-// that the token signs at most one for each size. Without a statement it returns
+// that a key signs at most one for each size. Without a statement it returns
 // ErrNotFound. The caller owns the note.
 //
 // Crash points: the checkpoint is written after its statements were durable; until
@@ -117,7 +121,8 @@ func (r *Recorder) grow(bundles []*Bundle) {
 func (r *Recorder) Checkpoint(ctx context.Context) ([]byte, error) {
 	r.signing.Lock()
 	defer r.signing.Unlock()
-	c, err := r.pending()
+	by := r.signer()
+	c, err := r.pending(r.origins(by))
 	if err != nil {
 		return nil, err
 	}
@@ -126,22 +131,22 @@ func (r *Recorder) Checkpoint(ctx context.Context) ([]byte, error) {
 		defer r.mu.RUnlock()
 		return bytes.Clone(r.note), nil
 	}
-	sig, err := r.cfg.Signer.SignCheckpoint(ctx, c.Origin, c.Size, c.Root)
+	sig, err := by.SignCheckpoint(ctx, c.Origin, c.Size, c.Root)
 	if err != nil {
 		return nil, fmt.Errorf("sign checkpoint of channel %q: %w", r.cfg.Channel, err)
 	}
-	note := c.Note(r.cfg.Signer.PublicKey().SPKI(), sig)
+	note := c.Note(by.PublicKey().SPKI(), sig)
 	if err := translog.WriteFile(filepath.Join(r.cfg.Dir, checkpointName), note); err != nil {
 		return nil, fmt.Errorf("keep checkpoint of channel %q: %w", r.cfg.Channel, err)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.note, r.checkpointed = note, c.Size
+	r.note, r.checkpointed, r.origin = note, c.Size, c.Origin
 	return bytes.Clone(note), nil
 }
 
-// pending is the checkpoint to sign, nil if the latest one covers everything.
-func (r *Recorder) pending() (*translog.Checkpoint, error) {
+// pending is the checkpoint to sign, nil if the latest one of this origin covers everything.
+func (r *Recorder) pending(origin string) (*translog.Checkpoint, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.store.empty() {
@@ -151,14 +156,14 @@ func (r *Recorder) pending() (*translog.Checkpoint, error) {
 		return nil, err
 	}
 	size := r.log.Size()
-	if size == r.checkpointed {
+	if size == r.checkpointed && origin == r.origin {
 		return nil, nil
 	}
 	root, err := translog.Root(r.log, size)
 	if err != nil {
 		return nil, err
 	}
-	return &translog.Checkpoint{Origin: r.Origin(), Size: size, Root: root}, nil
+	return &translog.Checkpoint{Origin: origin, Size: size, Root: root}, nil
 }
 
 func (r *Recorder) ensureLog() error {

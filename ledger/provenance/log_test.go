@@ -3,6 +3,7 @@ package provenance
 import (
 	"bytes"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/base64"
 	"os"
 	"path/filepath"
@@ -11,6 +12,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"strongroom/bccsp/bccsptest"
 	"strongroom/ledger/translog"
 )
 
@@ -188,3 +190,54 @@ func TestLogRebuilds(t *testing.T) {
 }
 
 func encode(payload []byte) []byte { return []byte(base64.StdEncoding.EncodeToString(payload)) }
+
+// TestRotatedSigner changes the key while the recorder is open: statements go on in one
+// chain, each signed by the key in force and saying so, and the log's checkpoint is at
+// once of the new key, over all that there is.
+func TestRotatedSigner(t *testing.T) {
+	f := newFixture(t)
+	ca := bccsptest.NewCA(t, bccsptest.OpenShared(t), "Org1MSP")
+	first, second := ca.Issue(t, "peer0", "peer"), ca.Issue(t, "peer0", "peer")
+	current := first
+	f.cfg.Signer = nil
+	f.cfg.Current = func() (StatementSigner, *x509.Certificate) { return current.Signer, current.Certificate }
+	f.key = first.Signer.PublicKey()
+	r := f.open(t)
+	record(t, r, facts(t, 0, 1)...)
+	f.checkpoint(t, r)
+
+	current, f.key = second, second.Signer.PublicKey()
+	if c := f.checkpoint(t, r); c.Size != 2 || c.Origin != translog.Origin("mychannel", f.key.ID().String()) {
+		t.Errorf("checkpoint after the rotation: %+v", c)
+	}
+	record(t, r, facts(t, 2, 3)...)
+	if c := f.checkpoint(t, r); c.Size != 4 {
+		t.Errorf("checkpoint after new statements: %+v", c)
+	}
+	if err := r.Close(); err != nil {
+		t.Fatal(err)
+	}
+	r = f.open(t)
+	var chain Chain
+	for n := range uint64(4) {
+		by := first
+		if n >= 2 {
+			by = second
+		}
+		raw, err := r.Get(n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.key = by.Signer.PublicKey()
+		checked, err := Verify(raw, facts(t, n)[0].Block.GetHeader(), f.check)
+		if err != nil {
+			t.Fatalf("block %d: %v", n, err)
+		}
+		if err := chain.Add(checked); err != nil {
+			t.Error(err)
+		}
+		if p := checked.Statement.Predicate; p.Signer != IdentityOf("Org1MSP", by.Certificate) || p.HSM.KeyID != f.key.ID().String() {
+			t.Errorf("block %d: it says it is signed by %+v with key %s", n, p.Signer, p.HSM.KeyID)
+		}
+	}
+}

@@ -44,24 +44,25 @@ func (r *Recorder) SignPack(ctx context.Context, sums [sha256.Size]byte, from, t
 	if next, _ := r.Next(); from > to || from < r.first() || to >= next {
 		return nil, fmt.Errorf("blocks %d to %d: %w", from, to, ErrNotFound)
 	}
+	by := r.signer()
 	payload, err := json.Marshal(&PackStatement{
 		Type:          StatementType,
 		Subject:       []Subject{{Name: PackSubject, Digest: map[string]string{"sha256": hex.EncodeToString(sums[:])}}},
 		PredicateType: PackPredicateType,
 		Predicate: PackPredicate{Channel: r.cfg.Channel, From: from, To: to, Requester: requester,
-			Signer: r.cfg.Peer.Signer, HSM: r.cfg.Peer.HSM,
+			Signer: by.peer.Signer, HSM: by.peer.HSM,
 			Time: Time{Value: r.cfg.Now().UTC().Truncate(time.Millisecond), Source: ClockSource}},
 	})
 	if err != nil {
 		return nil, err
 	}
-	sig, err := r.cfg.Signer.SignStatement(ctx, PayloadType, payload)
+	sig, err := by.SignStatement(ctx, PayloadType, payload)
 	if err != nil {
 		return nil, fmt.Errorf("sign pack of channel %q: %w", r.cfg.Channel, err)
 	}
 	return json.Marshal(&Bundle{
 		MediaType:            BundleMediaType,
-		VerificationMaterial: VerificationMaterial{PublicKey: PublicKeyHint{Hint: r.cfg.Peer.HSM.KeyID}},
+		VerificationMaterial: VerificationMaterial{PublicKey: PublicKeyHint{Hint: by.peer.HSM.KeyID}},
 		Envelope:             Envelope{Payload: payload, PayloadType: PayloadType, Signatures: []Signature{{Sig: sig}}},
 	})
 }

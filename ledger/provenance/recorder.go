@@ -3,6 +3,7 @@ package provenance
 import (
 	"context"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -28,13 +29,13 @@ type StatementSigner interface {
 type Config struct {
 	Dir     string // of this channel's statements; made if it is not there
 	Channel string
-	Signer  StatementSigner
-	// Peer goes into every statement. An empty HSM.KeyID is filled from Signer.
+	Signer  StatementSigner // nil with Current
+	// Peer goes into every statement. An empty HSM.KeyID is filled from the signer.
 	Peer Peer
-	// CurrentSigner, when set, answers who signs now, in place of Peer.Signer: the same
-	// key under a renewed certificate. It must not block.
-	CurrentSigner func() Identity
-	Now           func() time.Time // nil means time.Now
+	// Current, when set, answers who signs now, in place of Signer and Peer.Signer: the
+	// key and its certificate may change while the recorder is open. It must not block.
+	Current func() (StatementSigner, *x509.Certificate)
+	Now     func() time.Time // nil means time.Now
 }
 
 // Validate names the field that is wrong.
@@ -44,8 +45,8 @@ func (c *Config) Validate() error {
 		return errors.New("provenance: Dir is empty: name the folder for the statements")
 	case c.Channel == "":
 		return errors.New("provenance: Channel is empty")
-	case c.Signer == nil:
-		return errors.New("provenance: Signer is missing: give the peer's identity")
+	case (c.Signer == nil) == (c.Current == nil):
+		return errors.New("provenance: set either Signer or Current: the peer's identity")
 	}
 	return nil
 }
@@ -64,8 +65,9 @@ type Recorder struct {
 	store        *store
 	last         [sha256.Size]byte // of the latest payload; meaningless while the store is empty
 	log          *translog.Log     // nil until it is opened again after a failure
-	note         []byte            // the latest checkpoint, nil before the first
+	note         []byte            // the latest checkpoint of the key in force, nil before the first
 	checkpointed uint64            // its size
+	origin       string            // its log's
 }
 
 // Open opens or makes the statements of a channel. After a crash it cuts a torn last
@@ -76,9 +78,6 @@ func Open(cfg Config) (*Recorder, error) {
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
-	}
-	if cfg.Peer.HSM.KeyID == "" {
-		cfg.Peer.HSM.KeyID = cfg.Signer.PublicKey().ID().String()
 	}
 	s, err := openStore(cfg.Dir)
 	if err != nil {
@@ -137,6 +136,7 @@ func (r *Recorder) Record(ctx context.Context, facts ...Facts) error {
 	if !first {
 		previous = hex.EncodeToString(r.last[:])
 	}
+	by := r.signer()
 	var (
 		bundles []*Bundle
 		sum     [sha256.Size]byte
@@ -153,7 +153,7 @@ func (r *Recorder) Record(ctx context.Context, facts ...Facts) error {
 		case number > next:
 			return fmt.Errorf("block %d cannot be recorded: block %d of channel %q has no statement yet", number, next, r.cfg.Channel)
 		}
-		b, err := r.prepare(&facts[i], previous)
+		b, err := r.prepare(by, &facts[i], previous)
 		if err != nil {
 			return err
 		}
@@ -168,7 +168,7 @@ func (r *Recorder) Record(ctx context.Context, facts ...Facts) error {
 	if len(bundles) == 0 {
 		return nil
 	}
-	lines, err := r.sign(ctx, bundles)
+	lines, err := r.sign(ctx, by, bundles)
 	if err != nil {
 		return err
 	}
@@ -183,12 +183,8 @@ func (r *Recorder) Record(ctx context.Context, facts ...Facts) error {
 }
 
 // prepare makes a bundle that lacks its signature.
-func (r *Recorder) prepare(f *Facts, previous string) (*Bundle, error) {
-	peer := r.cfg.Peer
-	if r.cfg.CurrentSigner != nil {
-		peer.Signer = r.cfg.CurrentSigner()
-	}
-	p, err := f.predicate(r.cfg.Channel, &peer)
+func (r *Recorder) prepare(by *signer, f *Facts, previous string) (*Bundle, error) {
+	p, err := f.predicate(r.cfg.Channel, &by.peer)
 	if err != nil {
 		return nil, err
 	}
@@ -205,20 +201,20 @@ func (r *Recorder) prepare(f *Facts, previous string) (*Bundle, error) {
 	}
 	return &Bundle{
 		MediaType:            BundleMediaType,
-		VerificationMaterial: VerificationMaterial{PublicKey: PublicKeyHint{Hint: r.cfg.Peer.HSM.KeyID}},
+		VerificationMaterial: VerificationMaterial{PublicKey: PublicKeyHint{Hint: by.peer.HSM.KeyID}},
 		Envelope:             Envelope{Payload: payload, PayloadType: PayloadType},
 	}, nil
 }
 
 // sign signs the bundles in parallel and encodes each as one line. The chain of
 // statements is over payloads, so no signature waits for another.
-func (r *Recorder) sign(ctx context.Context, bundles []*Bundle) ([][]byte, error) {
+func (r *Recorder) sign(ctx context.Context, by *signer, bundles []*Bundle) ([][]byte, error) {
 	lines := make([][]byte, len(bundles))
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(signersAtOnce)
 	for i, b := range bundles {
 		g.Go(func() error {
-			sig, err := r.cfg.Signer.SignStatement(ctx, PayloadType, b.Envelope.Payload)
+			sig, err := by.SignStatement(ctx, PayloadType, b.Envelope.Payload)
 			if err != nil {
 				return fmt.Errorf("sign statement of channel %q: %w", r.cfg.Channel, err)
 			}

@@ -179,10 +179,6 @@ func (c *Client) stalled(ctx context.Context, e Endpoint, channel string, next u
 
 // seek opens a deliver stream and sends one signed request. The caller ends it.
 func (c *Client) seek(ctx context.Context, e Endpoint, channel string, from, to uint64, behavior ordererpb.SeekInfo_SeekBehavior, content ordererpb.SeekInfo_SeekContentType) (ordererpb.AtomicBroadcast_DeliverClient, context.CancelFunc, error) {
-	env, err := c.seekEnvelope(ctx, channel, from, to, behavior, content)
-	if err != nil {
-		return nil, nil, fmt.Errorf("sign seek request: %w", err)
-	}
 	conn, err := c.connection(e)
 	if err != nil {
 		return nil, nil, err
@@ -191,6 +187,11 @@ func (c *Client) seek(ctx context.Context, e Endpoint, channel string, from, to 
 	if err != nil {
 		return nil, nil, err
 	}
+	env, err := c.seekEnvelope(ctx, conn, channel, from, to, behavior, content)
+	if err != nil {
+		end()
+		return nil, nil, fmt.Errorf("sign seek request: %w", err)
+	}
 	if err := stream.Send(env); err != nil && !errors.Is(err, io.EOF) { // EOF: Recv has the reason
 		end()
 		return nil, nil, streamError(e, err)
@@ -198,7 +199,7 @@ func (c *Client) seek(ctx context.Context, e Endpoint, channel string, from, to 
 	return stream, end, nil
 }
 
-func (c *Client) seekEnvelope(ctx context.Context, channel string, from, to uint64, behavior ordererpb.SeekInfo_SeekBehavior, content ordererpb.SeekInfo_SeekContentType) (*commonpb.Envelope, error) {
+func (c *Client) seekEnvelope(ctx context.Context, conn *connection, channel string, from, to uint64, behavior ordererpb.SeekInfo_SeekBehavior, content ordererpb.SeekInfo_SeekContentType) (*commonpb.Envelope, error) {
 	seek, err := proto.Marshal(&ordererpb.SeekInfo{
 		Start:       specified(from),
 		Stop:        specified(to),
@@ -212,14 +213,15 @@ func (c *Client) seekEnvelope(ctx context.Context, channel string, from, to uint
 		Type:        int32(commonpb.HeaderType_DELIVER_SEEK_INFO),
 		ChannelId:   channel,
 		Timestamp:   timestamppb.Now(),
-		TlsCertHash: c.hash,
+		TlsCertHash: c.certificateHash(conn),
 	})
 	if err != nil {
 		return nil, err
 	}
+	by := c.cfg.Identity.Current()
 	nonce := make([]byte, 24)
 	rand.Read(nonce) // never fails (crypto/rand)
-	signatureHeader, err := proto.Marshal(&commonpb.SignatureHeader{Creator: c.cfg.Identity.Current().Serialized, Nonce: nonce})
+	signatureHeader, err := proto.Marshal(&commonpb.SignatureHeader{Creator: by.Serialized, Nonce: nonce})
 	if err != nil {
 		return nil, err
 	}
@@ -230,7 +232,7 @@ func (c *Client) seekEnvelope(ctx context.Context, channel string, from, to uint
 	if err != nil {
 		return nil, err
 	}
-	sig, err := c.cfg.Identity.SignPayload(ctx, payload)
+	sig, err := by.SignPayload(ctx, payload)
 	if err != nil {
 		return nil, err
 	}

@@ -39,10 +39,10 @@ type Config struct {
 	Endpoints []Endpoint
 	// Identity signs seek requests. A client that only calls Broadcast needs none.
 	Identity *msp.LocalIdentity
-	// Certificate is the client certificate for mutual TLS, its key a *bccsp.TLSKey;
-	// nil for plain TLS. Its hash goes into each seek request, which binds the request
-	// to the connection.
-	Certificate *tls.Certificate
+	// Certificate answers the client certificate for mutual TLS, its key a *bccsp.TLSKey,
+	// at each handshake; nil for plain TLS. The hash of the one that a connection showed
+	// goes into each seek request, which binds the request to the connection.
+	Certificate func() *tls.Certificate
 	// VerifyConnection runs after crypto/tls accepted the server's chain: there the
 	// caller checks the chain's signatures once more in its token. Nil adds nothing.
 	VerifyConnection func(tls.ConnectionState) error
@@ -92,8 +92,7 @@ type State struct {
 
 // Client talks to one ordering service.
 type Client struct {
-	cfg  Config
-	hash []byte // SHA-256 of the TLS client certificate, nil without one
+	cfg Config
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -120,13 +119,11 @@ func New(cfg Config) (*Client, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	hash, err := certificateHash(cfg.Certificate)
-	if err != nil {
-		return nil, err
+	if cfg.Certificate != nil && len(cfg.Certificate().Certificate) == 0 {
+		return nil, errors.New("TLS client certificate: the chain is empty")
 	}
 	c := &Client{
 		cfg:       cfg,
-		hash:      hash,
 		endpoints: slices.Clone(cfg.Endpoints),
 		changed:   make(chan struct{}),
 		conns:     make(map[Endpoint]*connection),

@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -39,6 +40,7 @@ type connection struct {
 	cc       *grpc.ClientConn
 	client   ordererpb.AtomicBroadcastClient
 	streams  []*broadcastStream
+	shown    atomic.Pointer[tls.Certificate] // in the latest handshake, if the orderer asked for one
 }
 
 func (c *connection) close() {
@@ -86,9 +88,10 @@ func (c *Client) connection(e Endpoint) (*connection, error) {
 	if conn, ok := c.conns[e]; ok {
 		return conn, nil
 	}
+	conn := &connection{endpoint: e}
 	creds := insecure.NewCredentials()
 	if !e.Plaintext {
-		creds = credentials.NewTLS(c.tlsConfig(e))
+		creds = credentials.NewTLS(c.tlsConfig(conn))
 	}
 	options := []grpc.DialOption{
 		grpc.WithTransportCredentials(creds),
@@ -107,7 +110,7 @@ func (c *Client) connection(e Endpoint) (*connection, error) {
 	if err != nil {
 		return nil, fmt.Errorf("orderer endpoint %q: %w", e.Address, err)
 	}
-	conn := &connection{endpoint: e, cc: cc, client: ordererpb.NewAtomicBroadcastClient(cc)}
+	conn.cc, conn.client = cc, ordererpb.NewAtomicBroadcastClient(cc)
 	for range c.cfg.BroadcastStreams {
 		conn.streams = append(conn.streams, newBroadcastStream(c.ctx, conn, c.cfg.ConnectTimeout))
 	}
@@ -115,11 +118,11 @@ func (c *Client) connection(e Endpoint) (*connection, error) {
 	return conn, nil
 }
 
-func (c *Client) tlsConfig(e Endpoint) *tls.Config {
+func (c *Client) tlsConfig(conn *connection) *tls.Config {
 	cfg := &tls.Config{
 		MinVersion:       tls.VersionTLS12,
-		RootCAs:          e.RootCAs,
-		ServerName:       e.ServerName,
+		RootCAs:          conn.endpoint.RootCAs,
+		ServerName:       conn.endpoint.ServerName,
 		VerifyConnection: c.cfg.VerifyConnection,
 	}
 	if c.cfg.Certificate != nil {
@@ -127,22 +130,26 @@ func (c *Client) tlsConfig(e Endpoint) *tls.Config {
 		// list of authorities does not name its issuer, and the server would then say
 		// no more than that a certificate is missing.
 		cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-			return c.cfg.Certificate, nil
+			certificate := c.cfg.Certificate()
+			conn.shown.Store(certificate)
+			return certificate, nil
 		}
 	}
 	return cfg
 }
 
-// certificateHash is what a seek request carries in tls_cert_hash.
-func certificateHash(cert *tls.Certificate) ([]byte, error) {
-	if cert == nil {
-		return nil, nil
+// certificateHash is what a seek request on an open connection carries in tls_cert_hash:
+// of the certificate that was shown there; of the one in force if the orderer asked for none.
+func (c *Client) certificateHash(conn *connection) []byte {
+	if c.cfg.Certificate == nil {
+		return nil
 	}
-	if len(cert.Certificate) == 0 {
-		return nil, errors.New("TLS client certificate: the chain is empty")
+	shown := conn.shown.Load()
+	if shown == nil {
+		shown = c.cfg.Certificate()
 	}
-	sum := sha256.Sum256(cert.Certificate[0])
-	return sum[:], nil
+	sum := sha256.Sum256(shown.Certificate[0])
+	return sum[:]
 }
 
 // errClosed is what calls return after Close.
