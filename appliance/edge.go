@@ -53,7 +53,9 @@ func (e *edge) admit(ctx context.Context, method string) error {
 	return nil
 }
 
-// connectionOf is the address of a call's connection, and its client's TLS certificate.
+// connectionOf is the address of a call's connection, and its client's TLS certificate
+// if its chain was verified: without client CAs any certificate is taken, which says
+// nothing about who has it.
 func connectionOf(ctx context.Context) (address string, certificate *x509.Certificate) {
 	p, ok := grpcpeer.FromContext(ctx)
 	if !ok {
@@ -62,7 +64,7 @@ func connectionOf(ctx context.Context) (address string, certificate *x509.Certif
 	if p.Addr != nil {
 		address = p.Addr.String()
 	}
-	if t, ok := p.AuthInfo.(credentials.TLSInfo); ok && len(t.State.PeerCertificates) > 0 {
+	if t, ok := p.AuthInfo.(credentials.TLSInfo); ok && len(t.State.VerifiedChains) > 0 {
 		certificate = t.State.PeerCertificates[0]
 	}
 	return address, certificate

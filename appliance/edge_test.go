@@ -2,12 +2,18 @@ package appliance
 
 import (
 	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"io"
 	"log/slog"
 	"net"
 	"strings"
 	"testing"
+
+	"google.golang.org/grpc/credentials"
+	grpcpeer "google.golang.org/grpc/peer"
 
 	"strongroom/appliance/config"
 )
@@ -51,5 +57,22 @@ func TestNetworks(t *testing.T) {
 	}
 	if _, err := listen(config.Listen{Address: "127.0.0.1:0", Networks: []string{"10.0.0.1"}}, slog.New(slog.DiscardHandler)); err == nil {
 		t.Error("an address passes for a network")
+	}
+}
+
+// TestUnverifiedCertificateIsNoName: a certificate counts for the guard if its chain was
+// verified alone.
+func TestUnverifiedCertificateIsNoName(t *testing.T) {
+	shown := &x509.Certificate{Raw: []byte("self-signed")}
+	state := tls.ConnectionState{PeerCertificates: []*x509.Certificate{shown}}
+	over := func() context.Context {
+		return grpcpeer.NewContext(t.Context(), &grpcpeer.Peer{Addr: &net.TCPAddr{}, AuthInfo: credentials.TLSInfo{State: state}})
+	}
+	if _, certificate := connectionOf(over()); certificate != nil {
+		t.Error("a certificate that nobody verified is a client's name")
+	}
+	state.VerifiedChains = [][]*x509.Certificate{{shown}}
+	if _, certificate := connectionOf(over()); certificate != shown {
+		t.Error("a verified certificate is not the client's name")
 	}
 }

@@ -8,6 +8,7 @@ package discovery
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
@@ -138,7 +140,7 @@ func (s *Service) open(ctx context.Context, signed *discoverypb.SignedRequest) (
 	if !s.cfg.TLS {
 		return request, nil
 	}
-	shown := deliver.PeerCertificateHash(ctx)
+	shown := shownCertificate(ctx)
 	if len(shown) == 0 {
 		return nil, invalid("client didn't send a TLS certificate")
 	}
@@ -146,6 +148,21 @@ func (s *Service) open(ctx context.Context, signed *discoverypb.SignedRequest) (
 		return nil, invalid("client claimed TLS hash doesn't match computed TLS hash from gRPC stream")
 	}
 	return request, nil
+}
+
+// shownCertificate is the SHA-256 of the TLS certificate that the client showed, whoever
+// issued it: that the client has its key binds a request to the connection.
+func shownCertificate(ctx context.Context) []byte {
+	p, ok := peer.FromContext(ctx)
+	if !ok {
+		return nil
+	}
+	info, ok := p.AuthInfo.(credentials.TLSInfo)
+	if !ok || len(info.State.PeerCertificates) == 0 {
+		return nil
+	}
+	sum := sha256.Sum256(info.State.PeerCertificates[0].Raw)
+	return sum[:]
 }
 
 // asking is one request whose form is right.

@@ -2,6 +2,9 @@ package discovery_test
 
 import (
 	"context"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	stdnet "net"
 	"slices"
@@ -13,7 +16,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/protobuf/proto"
 
 	"strongroom/appliance/discovery"
@@ -26,6 +31,7 @@ import (
 	"strongroom/bccsp/bccsptest"
 	"strongroom/channel/configtx"
 	"strongroom/msp"
+	"strongroom/ordering/deliver"
 	"strongroom/wire/commonpb"
 	"strongroom/wire/discoverypb"
 	"strongroom/wire/gatewaypb"
@@ -361,6 +367,44 @@ func TestDiscoveryRefuses(t *testing.T) {
 		if _, err := s.discovery.Discover(t.Context(), &discoverypb.SignedRequest{Payload: payload, Signature: signature}); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("error is %v, want %q", err, want)
 		}
+	}
+}
+
+// TestBinding sends requests over connections that showed a TLS certificate, or none: a
+// request counts on the connection that it was made for alone.
+func TestBinding(t *testing.T) {
+	s := start(t, "Org1MSP")
+	p := s.Peers[0]
+	service, err := discovery.New(discovery.Config{
+		Access: p.Guard, LocalMSP: p.Local, Identity: func() *msp.LocalIdentity { return p.Identity }, TLS: true,
+		Channels: func() []string { return nil }, Channel: func(string) (*discovery.Channel, bool) { return nil, false },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	mine, other := p.Client.Certificate, p.Admin.Certificate
+	over := func(shown ...*x509.Certificate) context.Context {
+		return peer.NewContext(t.Context(), &peer.Peer{AuthInfo: credentials.TLSInfo{State: tls.ConnectionState{PeerCertificates: shown}}})
+	}
+	sum := sha256.Sum256(mine.Raw)
+	payload := net.Marshal(t, &discoverypb.Request{Authentication: &discoverypb.AuthInfo{ClientIdentity: p.Client.Serialized(), ClientTlsCertHash: sum[:]}})
+	for _, test := range []struct {
+		ctx  context.Context
+		want string
+	}{
+		{over(mine), ""},
+		{over(other), "doesn't match"},
+		{over(), "didn't send a TLS certificate"},
+		{t.Context(), "didn't send a TLS certificate"},
+	} {
+		_, err := service.Discover(test.ctx, &discoverypb.SignedRequest{Payload: payload})
+		if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
+			t.Errorf("error is %v, want %q", err, test.want)
+		}
+	}
+	// A certificate that nobody verified binds, and is nobody's name for the guard.
+	if hash := deliver.PeerCertificateHash(over(mine)); hash != nil {
+		t.Errorf("the guard is told of %x", hash)
 	}
 }
 

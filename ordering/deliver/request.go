@@ -99,15 +99,15 @@ func (r *Request) checkBinding(hash []byte) error {
 	return nil
 }
 
-// PeerCertificateHash is the SHA-256 of the TLS certificate that the other side of
-// the gRPC connection showed, or nil.
+// PeerCertificateHash is the SHA-256 of the TLS certificate of the other side of the
+// gRPC connection, or nil if it showed none whose chain was verified.
 func PeerCertificateHash(ctx context.Context) []byte {
 	p, ok := peer.FromContext(ctx)
 	if !ok {
 		return nil
 	}
 	info, ok := p.AuthInfo.(credentials.TLSInfo)
-	if !ok || len(info.State.PeerCertificates) == 0 {
+	if !ok || len(info.State.VerifiedChains) == 0 {
 		return nil
 	}
 	sum := sha256.Sum256(info.State.PeerCertificates[0].Raw)
