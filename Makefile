@@ -6,7 +6,7 @@ VERSION := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -X strongroom/appliance/version.Version=$(VERSION)
 export CGO_ENABLED = 1
 
-.PHONY: setup setup-test build quickstart test race bench fuzz lint generate clean
+.PHONY: setup setup-test build quickstart test race bench fuzz lint generate release clean
 
 setup: ## install what building and running needs
 	@scripts/setup
@@ -41,6 +41,9 @@ lint: setup-test ## formatting, vet, staticcheck
 
 generate: ## generated code, reproducibly
 	$(GO) generate ./...
+
+release: ## the auditor's tool as a reproducible static binary, with digests, in dist/
+	@scripts/release dist
 
 clean: ## what was built or run here
 	-@test ! -x $(BIN)/strongroom || $(BIN)/strongroom dev down --dir dev 2>/dev/null
