@@ -21,7 +21,7 @@ func obeyProfile(c config.Token, verifies bool) error {
 	if err != nil {
 		return fmt.Errorf("token.profile: %w", err)
 	}
-	errs := []error{p.MayReserved(c.Reserved), p.MaySessions(cmp.Or(c.Sessions, pkcs11.DefaultSessions) + 1)} // one is the anchor
+	errs := []error{p.MayReserved(c.Reserved), p.MaySign(), p.MaySessions(cmp.Or(c.Sessions, pkcs11.DefaultSessions) + 1)} // one is the anchor
 	if verifies {
 		errs = append(errs, p.MayVerify())
 	}

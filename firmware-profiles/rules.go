@@ -68,6 +68,9 @@ func (p *Profile) validate() error {
 		if reason == "" {
 			return fmt.Errorf("gaps.%s has no reason", name)
 		}
+		if !GapKnown(name) {
+			return fmt.Errorf("gaps.%s is no check of the conformance suite: `strongroom token probe` lists them", name)
+		}
 	}
 	return nil
 }
@@ -96,7 +99,7 @@ func (p *Profile) MayVerify() error {
 	if p.PublicKeys.Import != Yes {
 		return refuse("whether " + p.Model + " takes public keys that were made elsewhere is not known: run `strongroom token probe`, and say it in a profile of your own")
 	}
-	return nil
+	return p.barred(verifying)
 }
 
 // MayWrap tells whether the device can hold the wrapping key of the ledger's data
@@ -104,7 +107,7 @@ func (p *Profile) MayVerify() error {
 func (p *Profile) MayWrap() error {
 	switch {
 	case p.AES.Wrap.Mechanism == "CKM_AES_KEY_WRAP" && p.Gaps["key-wrap"] == "" && p.Gaps["wrap-refused"] == "":
-		return nil
+		return p.barred(wrapping)
 	case p.Gaps["key-wrap"] != "":
 		return fmt.Errorf("%w %s: %s has no AES key wrap: %s", ErrRefused, p.ID, p.Model, p.Gaps["key-wrap"])
 	case p.Gaps["wrap-refused"] != "":

@@ -55,6 +55,7 @@ func TestModules(t *testing.T) {
 			d := tt.open(t)
 			probed(t, d)
 			tt.refuses(t, d)
+			closesGaps(t, d)
 		})
 	}
 }

@@ -22,6 +22,7 @@ import (
 	composition "strongroom/appliance"
 	"strongroom/bccsp"
 	"strongroom/bccsp/pkcs11"
+	profiles "strongroom/firmware-profiles"
 )
 
 // nss is NSS's softokn with a fresh key database.
@@ -98,6 +99,14 @@ func servesAndRecovers(t *testing.T, d device) {
 		}
 	}
 	works()
+	// Without a profile too, a device that hands keys out is found.
+	if p, err := profiles.Load(d.profile); err != nil {
+		t.Fatal(err)
+	} else if p.Gaps["wrap-refused"] != "" {
+		if err := token.GenerateWrappingKey(ctx, "kek"); err == nil || !strings.Contains(err.Error(), "the token wraps it") {
+			t.Errorf("got %v, want the wrapping key to be refused", err)
+		}
+	}
 	stranger := p11.New(d.module) // a second handle of the same library
 	if stranger == nil {
 		t.Fatal("the module does not load")
