@@ -71,7 +71,12 @@ func openToken(ctx context.Context, c config.Token, metrics *operations.Metrics,
 		Alarm:            alarm,
 	}
 	if metrics != nil {
-		cfg.Observe = metrics.HSM
+		cfg.Observe = func(op string, d time.Duration, err error) {
+			if errors.Is(err, bccsp.ErrBadSignature) { // an answer, not a failure
+				err = nil
+			}
+			metrics.HSM(op, d, err)
+		}
 		cfg.PoolWait = metrics.HSMWait
 	}
 	if verifiers != nil {
@@ -80,10 +85,19 @@ func openToken(ctx context.Context, c config.Token, metrics *operations.Metrics,
 	return pkcs11.Open(ctx, cfg)
 }
 
-// alarms logs what a token's driver says of its state; docs/operator-hsm.md explains
-// each event.
-func alarms(log *slog.Logger, label string) func(pkcs11.Event, error) {
+// alarms logs and counts what a token's driver says of its state; docs/operator-hsm.md
+// explains each event. metrics may be nil.
+func alarms(log *slog.Logger, metrics *operations.Metrics, label string) func(pkcs11.Event, error) {
 	return func(event pkcs11.Event, err error) {
+		if metrics != nil {
+			metrics.TokenAlarm(label, event.String())
+			switch event {
+			case pkcs11.EventUp:
+				metrics.TokenUp(label, true)
+			case pkcs11.EventDown, pkcs11.EventStopped:
+				metrics.TokenUp(label, false)
+			}
+		}
 		if event == pkcs11.EventUp {
 			log.Info("token alarm", "token", label, "event", event.String())
 			return

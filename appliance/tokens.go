@@ -84,9 +84,12 @@ func (t *Tokens) openVerifiers(ctx context.Context, verifiers []config.Token, me
 }
 
 func (t *Tokens) openOne(ctx context.Context, at string, c config.Token, metrics *operations.Metrics, log *slog.Logger, judges *pkcs11.Group) (*pkcs11.Token, error) {
-	token, err := openToken(ctx, c, metrics, alarms(log, c.Label+c.Serial), judges)
+	token, err := openToken(ctx, c, metrics, alarms(log, metrics, c.Label+c.Serial), judges)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", at, err)
+	}
+	if metrics != nil {
+		metrics.TokenUp(c.Label+c.Serial, true)
 	}
 	t.open = append(t.open, token)
 	return token, nil

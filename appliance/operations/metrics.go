@@ -15,6 +15,8 @@ type Metrics struct {
 	hsm       *prometheus.HistogramVec
 	hsmErrors *prometheus.CounterVec
 	hsmWait   prometheus.Histogram
+	tokenUp   *prometheus.GaugeVec
+	alarms    *prometheus.CounterVec
 	stage     *prometheus.HistogramVec
 	height    *prometheus.GaugeVec
 	decisions *prometheus.CounterVec
@@ -37,6 +39,10 @@ func NewMetrics() *Metrics {
 			Name: "strongroom_hsm_errors_total", Help: "HSM operations that failed, by kind. A false signature is no failure."}, []string{"operation"}),
 		hsmWait: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "strongroom_hsm_session_wait_seconds", Help: "Wait for a free session of the pool.", Buckets: fast}),
+		tokenUp: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "strongroom_hsm_up", Help: "1 while a token serves, 0 while it is down or stopped."}, []string{"token"}),
+		alarms: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "strongroom_hsm_alarms_total", Help: "Alarms of a token by event: down, up, stopped, failed, hung."}, []string{"token", "event"}),
 		stage: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "strongroom_commit_stage_seconds", Help: "Stages of validation and commit of a block.", Buckets: fast}, []string{"channel", "stage"}),
 		height: prometheus.NewGaugeVec(prometheus.GaugeOpts{
@@ -56,12 +62,24 @@ func NewMetrics() *Metrics {
 		notAfter: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "strongroom_certificate_not_after_seconds", Help: "When a certificate of this node ends, in Unix time."}, []string{"certificate"}),
 	}
-	m.Registry.MustRegister(m.hsm, m.hsmErrors, m.hsmWait, m.stage, m.height, m.decisions, m.decide, m.proposals, m.broadcast, m.bundles, m.revision, m.notAfter,
+	m.Registry.MustRegister(m.hsm, m.hsmErrors, m.hsmWait, m.tokenUp, m.alarms, m.stage, m.height, m.decisions, m.decide, m.proposals, m.broadcast, m.bundles, m.revision, m.notAfter,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
 
-// HSM records one operation of a token.
+// TokenUp records whether a token serves.
+func (m *Metrics) TokenUp(token string, up bool) {
+	value := 0.0
+	if up {
+		value = 1
+	}
+	m.tokenUp.WithLabelValues(token).Set(value)
+}
+
+// TokenAlarm counts an alarm of a token.
+func (m *Metrics) TokenAlarm(token, event string) { m.alarms.WithLabelValues(token, event).Inc() }
+
+// HSM records one operation of a token; a false signature is none that failed.
 func (m *Metrics) HSM(operation string, d time.Duration, err error) {
 	m.hsm.WithLabelValues(operation).Observe(d.Seconds())
 	if err != nil {

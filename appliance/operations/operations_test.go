@@ -81,7 +81,10 @@ func TestMetricsAndVersion(t *testing.T) {
 	s, m := serve(t)
 	m.HSM("verify", 1, nil)
 	m.Height("main", 7)
+	m.TokenUp("org1", true)
+	m.TokenAlarm("org1", "up")
 	if _, body := get(t, s, "/metrics"); !strings.Contains(body, `strongroom_ledger_height{channel="main"} 7`) ||
+		!strings.Contains(body, `strongroom_hsm_up{token="org1"} 1`) || !strings.Contains(body, `strongroom_hsm_alarms_total{event="up",token="org1"} 1`) ||
 		!strings.Contains(body, `strongroom_hsm_operation_seconds_count{operation="verify"} 1`) {
 		t.Fatalf("metrics lack what was recorded:\n%s", body)
 	}
