@@ -16,6 +16,7 @@ import (
 	"strongroom/acl/bundles"
 	"strongroom/appliance/config"
 	"strongroom/appliance/operations"
+	"strongroom/bccsp"
 	"strongroom/bccsp/pkcs11"
 	"strongroom/channel/configtx"
 	"strongroom/msp"

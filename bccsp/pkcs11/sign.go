@@ -279,6 +279,9 @@ func (k *privateKey) findAgain(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		if err := s.checkSecret(object); err != nil { // it may have been loosened meanwhile
+			return fmt.Errorf("key %q, found again: %w", k.label, err)
+		}
 		if k.token.onlySigns() {
 			sig, err = s.sign(object, k.order.truncate(proofDigest[:]))
 		} else {
