@@ -47,4 +47,4 @@ release: ## the auditor's tool as a reproducible static binary, with digests, in
 
 clean: ## what was built or run here
 	-@test ! -x $(BIN)/strongroom || $(BIN)/strongroom dev down --dir dev 2>/dev/null
-	rm -rf $(BIN) dev
+	rm -rf $(BIN) dev dist
