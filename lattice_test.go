@@ -36,7 +36,7 @@ chaincode              -
 chaincode/ccpackage    ledger/selector
 chaincode/chaincodetest chaincode ledger/selector
 ordering               ordering channel/configtx policy msp bccsp
-channel                channel ledger policy msp bccsp
+channel                channel ledger acl policy msp bccsp
 appliance/version      -
 appliance/config       -
 appliance/operations   appliance/version

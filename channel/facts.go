@@ -29,6 +29,7 @@ type Facts struct {
 // fields of it.
 type txFacts struct {
 	creator      *wire.Fault       // the creator or its signature is bad
+	identity     *msp.Identity     // of the creator, if it is not
 	endorsements []endorsementFact // in the order of the transaction
 	signers      []*msp.Identity   // endorsers whose signatures are right, each once, in order
 }
@@ -100,7 +101,7 @@ func newSearch(config *configtx.Config, block *wire.Block) *search {
 		}
 		fact := &facts.txs[i]
 		add(func(ctx context.Context) (err error) {
-			fact.creator, err = checkCreator(ctx, config, tx)
+			fact.identity, fact.creator, err = checkCreator(ctx, config, tx)
 			return err
 		})
 		if tx.Endorsed == nil || tx.Endorsed.ResultsFault != nil {
@@ -149,27 +150,27 @@ func (s *search) wait() (*Facts, error) {
 
 // checkCreator checks that a member of the channel created the envelope and signed
 // its payload: checkSignatureFromCreator of Fabric's core/common/validation.
-func checkCreator(ctx context.Context, config *configtx.Config, tx *wire.Tx) (*wire.Fault, error) {
+func checkCreator(ctx context.Context, config *configtx.Config, tx *wire.Tx) (*msp.Identity, *wire.Fault, error) {
 	bad := func(reason error) *wire.Fault {
 		return &wire.Fault{Code: peerpb.TxValidationCode_BAD_CREATOR_SIGNATURE, Reason: reason.Error()}
 	}
 	if id := tx.ChannelHeader.ChannelId; id != config.ID {
-		return bad(fmt.Errorf("the transaction is for channel %q", id)), nil
+		return nil, bad(fmt.Errorf("the transaction is for channel %q", id)), nil
 	}
 	creator, err := config.MSPs.Identity(ctx, tx.SignatureHeader.Creator)
 	if err != nil {
 		if msp.IsInvalid(err) {
-			return bad(err), nil
+			return nil, bad(err), nil
 		}
-		return nil, fmt.Errorf("creator of transaction %d: %w", tx.Index, err)
+		return nil, nil, fmt.Errorf("creator of transaction %d: %w", tx.Index, err)
 	}
 	if err := creator.Verify(ctx, tx.Payload, tx.Signature); err != nil {
 		if errors.Is(err, bccsp.ErrBadSignature) {
-			return bad(err), nil
+			return nil, bad(err), nil
 		}
-		return nil, fmt.Errorf("creator of transaction %d: %w", tx.Index, err)
+		return nil, nil, fmt.Errorf("creator of transaction %d: %w", tx.Index, err)
 	}
-	return nil, nil
+	return creator, nil, nil
 }
 
 // checkEndorsement returns the endorser if it is a member of the channel and signed

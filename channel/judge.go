@@ -15,6 +15,7 @@ import (
 type judge struct {
 	engine      *policy.Engine
 	definitions *definitions
+	regos       *regos
 	config      *configtx.Config
 	state       State
 
@@ -107,6 +108,9 @@ func (j *judge) decide(ctx context.Context, facts *Facts, i int) error {
 	for namespace := range written(tx.Endorsed) {
 		e := &evaluation{judge: j, tx: i, namespace: namespace, rules: j.namespaces[namespace], signers: facts.txs[i].signers}
 		f, err := e.run(ctx, tx.Endorsed.ReadWriteSet)
+		if f == nil && err == nil && e.rules.rego != nil {
+			f, err = e.askRego(ctx, tx, facts.txs[i].identity)
+		}
 		if err != nil {
 			return fmt.Errorf("transaction %q, namespace %q: %w", tx.TxID(), namespace, err)
 		}
@@ -148,6 +152,9 @@ func (j *judge) judgement() *Judgement {
 	for namespace, rules := range j.namespaces {
 		if rules.endorsement.policy != nil {
 			out.Policies[namespace] = rules.endorsement.policy.Digest()
+		}
+		if rules.rego != nil {
+			out.Policies[namespace+regoSuffix] = rules.rego.Digest()
 		}
 	}
 	return out

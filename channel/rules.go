@@ -7,6 +7,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"strongroom/acl/validation"
 	"strongroom/channel/lifecycle"
 	"strongroom/msp"
 	"strongroom/policy"
@@ -24,9 +25,10 @@ const lifecyclePolicy = "/Channel/Application/LifecycleEndorsement"
 
 // namespaceRules say who must endorse writes to a namespace.
 type namespaceRules struct {
-	fault       *wire.Fault // INVALID_CHAINCODE: there is no chaincode of that name
+	fault       *wire.Fault // of every transaction: there is no chaincode of that name, or its validation rules are not valid
 	definition  *lifecycle.Definition
 	endorsement compiled
+	rego        *validation.Rules // asked after the endorsement policy; nil without
 
 	mu          sync.Mutex // guards collections
 	collections map[string]compiled
@@ -67,8 +69,10 @@ func (j *judge) readRules(name string) (*namespaceRules, error) {
 	switch {
 	case d.ValidationPlugin == "" || len(d.ValidationParameter) == 0:
 		return &namespaceRules{fault: newFault(peerpb.TxValidationCode_INVALID_CHAINCODE, "chaincode %q is defined without validation plugin or parameter", name)}, nil
+	case d.ValidationPlugin == validation.Plugin:
+		return j.readRego(d)
 	case d.ValidationPlugin != lifecycle.ValidationPlugin:
-		return nil, fmt.Errorf("%w: validation plugin %q; commit a definition with the plugin %q", ErrUnsupported, d.ValidationPlugin, lifecycle.ValidationPlugin)
+		return nil, fmt.Errorf("%w: validation plugin %q; commit a definition with the plugin %q or %q", ErrUnsupported, d.ValidationPlugin, lifecycle.ValidationPlugin, validation.Plugin)
 	}
 	endorsement, err := j.compile(d.ValidationParameter)
 	return &namespaceRules{definition: d, endorsement: endorsement}, err

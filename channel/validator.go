@@ -32,6 +32,7 @@ type Validator struct {
 	engine      *policy.Engine
 	pool        *pool
 	definitions *definitions
+	regos       *regos
 }
 
 // NewValidator makes a validator with that many signature checks under way at once;
@@ -41,7 +42,7 @@ func NewValidator(engine *policy.Engine, workers int) *Validator {
 	if workers <= 0 {
 		workers = 4 * runtime.GOMAXPROCS(0)
 	}
-	return &Validator{engine: engine, pool: newPool(workers), definitions: &definitions{}}
+	return &Validator{engine: engine, pool: newPool(workers), definitions: &definitions{}, regos: newRegos()}
 }
 
 // Close waits for the checks under way. The validator must not be used after it.
@@ -55,8 +56,10 @@ type Verdict struct {
 
 // Judgement is what a Validator says of a block.
 type Judgement struct {
-	Verdicts []Verdict                // one for each transaction
-	Policies map[string]policy.Digest // the endorsement policies of the namespaces that it writes to
+	Verdicts []Verdict // one for each transaction
+	// Policies are the endorsement policies of the namespaces that it writes to and, under
+	// the namespace's name followed by "#rego", their validation rules.
+	Policies map[string]policy.Digest
 }
 
 // Flags are the codes alone, for the block's transaction filter.
@@ -73,7 +76,7 @@ func (j *Judgement) Flags() []peerpb.TxValidationCode {
 // apply is for configtx. An error is a failure of ours.
 func (v *Validator) Judge(ctx context.Context, facts *Facts, state State) (*Judgement, error) {
 	j := &judge{
-		engine: v.engine, definitions: v.definitions, config: facts.Config, state: state,
+		engine: v.engine, definitions: v.definitions, regos: v.regos, config: facts.Config, state: state,
 		verdicts:   make([]*wire.Fault, len(facts.txs)),
 		namespaces: map[string]*namespaceRules{},
 	}

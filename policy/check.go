@@ -36,7 +36,7 @@ func parseModules(files map[string][]byte) (modules map[string]*ast.Module, test
 			}
 			continue
 		}
-		if isTest(name) {
+		if IsTest(name) {
 			tests = append(tests, name)
 		} else {
 			modules[name] = m

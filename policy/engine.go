@@ -59,7 +59,11 @@ func NewEngine(cfg Config) (*Engine, error) {
 		programs:   newMemo[string, *program](programEntries),
 		signatures: newMemo[signatureKey, *Policy](signatureEntries),
 	}
-	if err := e.selfTest(); err != nil {
+	err = e.selfTest()
+	if err == nil {
+		err = ledgerSelfTest()
+	}
+	if err != nil {
 		return nil, fmt.Errorf("policy engine self-test with OPA %s: %w: do not use this build", OPAVersion, err)
 	}
 	return e, nil

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/topdown"
 )
 
 // Bounds of a team's Rego.
@@ -45,6 +46,9 @@ type ProgramConfig struct {
 	// Conditions says that the package may define conditions, a set of what must hold
 	// besides (Condition). Whoever sets it must check them.
 	Conditions bool
+	// Ledger makes a program for Judge: it decides about the ledger, under fewer built-in
+	// functions and a budget of steps.
+	Ledger bool
 	// Data is what the rules see as data besides themselves: a JSON document. Nothing
 	// may change it afterwards. Only bundles bring one.
 	Data map[string]any
@@ -229,6 +233,11 @@ func (p *Program) Verdict(ctx context.Context, input any) (v Verdict, err error)
 	if err != nil {
 		return v, fmt.Errorf("%s: %w", p.config.Package, err)
 	}
+	return p.read(rs)
+}
+
+// read takes a verdict out of the query's result.
+func (p *Program) read(rs topdown.QueryResultSet) (v Verdict, err error) {
 	if len(rs) != 1 {
 		return v, fmt.Errorf("%w: %s: %d results instead of 1", ErrEvaluation, p.config.Package, len(rs))
 	}
@@ -330,7 +339,11 @@ func compileModules(cfg ProgramConfig, modules map[string]*ast.Module) (*ast.Com
 
 // newCompiler makes the compiler of a team's Rego.
 func newCompiler(cfg ProgramConfig) (*ast.Compiler, error) {
-	c := ast.NewCompiler().WithCapabilities(teamCapabilities()).WithStrict(true).WithDefaultRegoVersion(ast.RegoV1)
+	capabilities := teamCapabilities()
+	if cfg.Ledger {
+		capabilities = ledgerTeamCapabilities()
+	}
+	c := ast.NewCompiler().WithCapabilities(capabilities).WithStrict(true).WithDefaultRegoVersion(ast.RegoV1)
 	if len(cfg.Schema) > 0 {
 		var schema any
 		if err := json.Unmarshal(cfg.Schema, &schema); err != nil {
@@ -355,7 +368,7 @@ func digestFiles(pkg string, files map[string][]byte, data map[string]any) (Dige
 	field([]byte(pkg))
 	names := make([]string, 0, len(files))
 	for name := range files {
-		if !isTest(name) {
+		if !IsTest(name) {
 			names = append(names, name)
 		}
 	}
@@ -375,4 +388,5 @@ func digestFiles(pkg string, files map[string][]byte, data map[string]any) (Dige
 	return Digest(h.Sum(nil)), nil
 }
 
-func isTest(name string) bool { return strings.HasSuffix(name, "_test.rego") }
+// IsTest tells whether a file of this name holds tests.
+func IsTest(name string) bool { return strings.HasSuffix(name, "_test.rego") }

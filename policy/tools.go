@@ -38,7 +38,7 @@ func Coverage(ctx context.Context, files map[string][]byte, data map[string]any)
 	}
 	var reached []FileCoverage
 	for name, f := range tracer.Report(modules).Files {
-		if isTest(name) {
+		if IsTest(name) {
 			continue
 		}
 		c := FileCoverage{File: name, Percent: f.Coverage}

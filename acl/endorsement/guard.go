@@ -138,7 +138,7 @@ func subjectOf(caller *msp.Identity) policy.Subject {
 }
 
 func decide(ctx context.Context, program *policy.Program, p *Proposal) (policy.Verdict, error) {
-	in, err := input(p)
+	in, err := Document(p)
 	if err != nil {
 		return policy.Verdict{}, err
 	}

@@ -51,7 +51,9 @@ type pair = [2]*ast.Term
 // encoder turns bytes into terms and counts them.
 type encoder struct{ size int }
 
-func input(p *Proposal) (ast.Value, error) {
+// Document is what rules see of a proposal and its result (input.schema.json). It gives
+// the same document for the same proposal, whoever asks.
+func Document(p *Proposal) (ast.Object, error) {
 	if p.Caller == nil {
 		return nil, errors.New("the proposal has no caller")
 	}

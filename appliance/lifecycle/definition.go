@@ -9,8 +9,10 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"strongroom/acl/validation"
 	"strongroom/appliance/endorser"
 	"strongroom/appliance/rpcerr"
+	"strongroom/channel/configtx"
 	state "strongroom/channel/lifecycle"
 	"strongroom/ledger"
 	"strongroom/wire/lifecyclepb"
@@ -46,6 +48,9 @@ func setDefaults(call *endorser.Call, d *state.Definition) error {
 	if d.ValidationPlugin == "" {
 		d.ValidationPlugin = state.ValidationPlugin
 	}
+	if d.ValidationPlugin == validation.Plugin {
+		return checkValidationRules(call, d)
+	}
 	if len(d.ValidationParameter) > 0 {
 		return nil
 	}
@@ -57,6 +62,18 @@ func setDefaults(call *endorser.Call, d *state.Definition) error {
 		return fmt.Errorf("default endorsement policy: %w", err)
 	}
 	d.ValidationParameter = param
+	return nil
+}
+
+// checkValidationRules refuses to agree on validation rules that every peer would deny
+// by, or that this one could not evaluate.
+func checkValidationRules(call *endorser.Call, d *state.Definition) error {
+	if !call.Config.Capabilities.Rego {
+		return fmt.Errorf("validation plugin '%s' needs the application capability %s, which channel %s does not have: Fabric's own peers would stop at the chaincode's first transaction", validation.Plugin, configtx.RegoCapability, call.ChannelID)
+	}
+	if _, err := validation.Parse(d.ValidationParameter); err != nil {
+		return fmt.Errorf("validation parameter of chaincode '%s': %w", d.Name, err)
+	}
 	return nil
 }
 

@@ -34,7 +34,15 @@ func (l Level) String() string {
 }
 
 // Capabilities are the levels of a channel's three capability values.
-type Capabilities struct{ Channel, Orderer, Application Level }
+type Capabilities struct {
+	Channel, Orderer, Application Level
+	// Rego says that chaincode definitions may carry validation rules in Rego (application
+	// capability RegoCapability). A Fabric peer does not join such a channel.
+	Rego bool
+}
+
+// RegoCapability is Strongroom's own application capability.
+const RegoCapability = "STRONGROOM_REGO_1"
 
 // BFT tells whether orderers may name themselves in block signatures by their
 // number in the Orderers value (channel capability V3_0).
@@ -44,13 +52,14 @@ func (c Capabilities) BFT() bool { return c.Channel >= LevelV3_0 }
 // capability V2_5).
 func (c Capabilities) PurgePrivateData() bool { return c.Application >= LevelV2_5 }
 
-// Names of capabilities that Fabric 3.1 knows, for each of the three values. Those
+// Names of capabilities that Fabric 3.1 knows, for each of the three values, and
+// RegoCapability. Those
 // of version 1 turn on less than any channel that Strongroom serves needs, but may
 // stand beside a later one.
 var (
 	channelCapabilities     = map[string]Level{"V1_1": LevelNone, "V1_3": LevelNone, "V1_4_2": LevelNone, "V1_4_3": LevelNone, "V2_0": LevelV2_0, "V3_0": LevelV3_0}
 	ordererCapabilities     = map[string]Level{"V1_1": LevelNone, "V1_4_2": LevelNone, "V2_0": LevelV2_0}
-	applicationCapabilities = map[string]Level{"V1_1": LevelNone, "V1_2": LevelNone, "V1_3": LevelNone, "V1_4_2": LevelNone, "V2_0": LevelV2_0, "V2_5": LevelV2_5}
+	applicationCapabilities = map[string]Level{"V1_1": LevelNone, "V1_2": LevelNone, "V1_3": LevelNone, "V1_4_2": LevelNone, "V2_0": LevelV2_0, "V2_5": LevelV2_5, RegoCapability: LevelNone}
 )
 
 // level reads a Capabilities value. A name that is not known is refused: the

@@ -40,6 +40,9 @@ type DescribedCapabilities struct {
 	Channel     string `yaml:"channel"`
 	Orderer     string `yaml:"orderer"`
 	Application string `yaml:"application"`
+	// Rego adds RegoCapability to the application group: chaincode definitions may carry
+	// validation rules, and Fabric's own peers cannot join.
+	Rego bool `yaml:"rego"`
 }
 
 // OrganizationDescription is an organisation of peers, of orderers or of both: the

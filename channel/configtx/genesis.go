@@ -168,14 +168,18 @@ func metaPolicies(more map[string]string) map[string]string {
 	return p
 }
 
-func addCapability(g *commonpb.ConfigGroup, field, name, fallback string, known map[string]Level) error {
+func addCapability(g *commonpb.ConfigGroup, field, name, fallback string, known map[string]Level, more ...string) error {
 	if name == "" {
 		name = fallback
 	}
 	if known[name] == LevelNone {
 		return fmt.Errorf("capabilities.%s: %q is not one that Strongroom serves: use one of %v", field, name, servedLevels(known))
 	}
-	return addValue(g, capabilitiesKey, &commonpb.Capabilities{Capabilities: map[string]*commonpb.Capability{name: {}}})
+	all := map[string]*commonpb.Capability{name: {}}
+	for _, m := range more {
+		all[m] = &commonpb.Capability{}
+	}
+	return addValue(g, capabilitiesKey, &commonpb.Capabilities{Capabilities: all})
 }
 
 func servedLevels(known map[string]Level) []string {
@@ -326,7 +330,11 @@ func (b *builder) application() (*commonpb.ConfigGroup, error) {
 			return nil, err
 		}
 	}
-	if err := addCapability(g, "application", b.d.Capabilities.Application, "V2_5", applicationCapabilities); err != nil {
+	var more []string
+	if b.d.Capabilities.Rego {
+		more = append(more, RegoCapability)
+	}
+	if err := addCapability(g, "application", b.d.Capabilities.Application, "V2_5", applicationCapabilities, more...); err != nil {
 		return nil, err
 	}
 	return g, b.members(g, "application.organizations", a.Organizations, func(org *OrganizationDescription, sub *commonpb.ConfigGroup) error {

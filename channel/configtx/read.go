@@ -235,6 +235,7 @@ func (r *reader) readApplication(g *commonpb.ConfigGroup) error {
 	if cfg.Capabilities.Application, err = level(applicationPath+"/Capabilities", &capabilities, applicationCapabilities); err != nil {
 		return err
 	}
+	_, cfg.Capabilities.Rego = capabilities.GetCapabilities()[RegoCapability]
 	if cfg.Capabilities.Application < LevelV2_0 {
 		return fmt.Errorf("%s/Capabilities: the channel has a level below V2_0, which Strongroom does not serve: enable application capability V2_0 or V2_5 in a configuration update first", applicationPath)
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/proto"
 
+	"strongroom/acl/validation"
 	"strongroom/appliance/client"
 	"strongroom/chaincode/ccpackage"
 	"strongroom/channel/configtx"
@@ -120,9 +121,9 @@ func chaincodeInstallCommand() *cobra.Command {
 
 // definitionFlags are what an organisation approves and a channel commits.
 type definitionFlags struct {
-	file, channel, name, version, policy string
-	sequence                             int64
-	initRequired                         bool
+	file, channel, name, version, policy, rules string
+	sequence                                    int64
+	initRequired                                bool
 }
 
 func (d *definitionFlags) add(cmd *cobra.Command) {
@@ -132,23 +133,54 @@ func (d *definitionFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&d.version, "version", "1.0", "the chaincode's `VERSION`")
 	cmd.Flags().Int64Var(&d.sequence, "sequence", 1, "how often the definition was committed, this time included")
 	cmd.Flags().StringVar(&d.policy, "endorsement", "", "endorsement `POLICY`, as AND('Org1MSP.peer','Org2MSP.peer'); without it the channel's own")
+	cmd.Flags().StringVar(&d.rules, "validation-rules", "", "`FOLDER` of Rego that every peer asks at commit, once the endorsement policy holds; the channel needs the capability "+configtx.RegoCapability)
 	cmd.Flags().BoolVar(&d.initRequired, "init-required", false, "the chaincode must be initialised before other calls")
 	mustMark(cmd, "channel", "name")
 }
 
-// validationParameter is the definition's endorsement policy as the ledger holds it.
-func (d *definitionFlags) validationParameter() ([]byte, error) {
+// validation is the definition's validation plugin and its parameter, as the ledger
+// holds them: the endorsement policy and, with rules, Rego.
+func (d *definitionFlags) validation(ctx context.Context) (plugin string, parameter []byte, err error) {
 	policy := &peerpb.ApplicationPolicy{Type: &peerpb.ApplicationPolicy_ChannelConfigPolicyReference{
 		ChannelConfigPolicyReference: "/Channel/Application/Endorsement",
 	}}
 	if d.policy != "" {
 		signature, err := configtx.ParsePolicy(d.policy)
 		if err != nil {
-			return nil, fmt.Errorf("--endorsement: %w", err)
+			return "", nil, fmt.Errorf("--endorsement: %w", err)
 		}
 		policy.Type = &peerpb.ApplicationPolicy_SignaturePolicy{SignaturePolicy: signature}
 	}
-	return proto.MarshalOptions{Deterministic: true}.Marshal(policy)
+	parameter, err = proto.MarshalOptions{Deterministic: true}.Marshal(policy)
+	if err != nil || d.rules == "" {
+		return "", parameter, err
+	}
+	files, err := readValidationRules(d.rules)
+	if err == nil {
+		parameter, err = validation.Compose(ctx, parameter, files)
+	}
+	if err != nil {
+		return "", nil, fmt.Errorf("--validation-rules: %w", err)
+	}
+	return validation.Plugin, parameter, nil
+}
+
+// readValidationRules reads the .rego files of a folder, by name.
+func readValidationRules(dir string) (map[string][]byte, error) {
+	names, err := filepath.Glob(filepath.Join(dir, "*.rego"))
+	if err != nil {
+		return nil, err
+	}
+	if len(names) == 0 {
+		return nil, fmt.Errorf("folder %s has no file *.rego", dir)
+	}
+	files := map[string][]byte{}
+	for _, name := range names {
+		if files[filepath.Base(name)], err = os.ReadFile(name); err != nil {
+			return nil, err
+		}
+	}
+	return files, nil
 }
 
 func chaincodeApproveCommand() *cobra.Command {
@@ -161,7 +193,7 @@ func chaincodeApproveCommand() *cobra.Command {
       --endorsement "AND('Org1MSP.peer','Org2MSP.peer')" --config admin.yaml`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			parameter, err := d.validationParameter()
+			plugin, parameter, err := d.validation(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -173,7 +205,7 @@ func chaincodeApproveCommand() *cobra.Command {
 				done, err := c.SubmitSystem(ctx, d.channel, "_lifecycle", "ApproveChaincodeDefinitionForMyOrg",
 					&lifecyclepb.ApproveChaincodeDefinitionForMyOrgArgs{
 						Name: d.name, Version: d.version, Sequence: d.sequence, InitRequired: d.initRequired,
-						ValidationParameter: parameter, Source: source,
+						ValidationPlugin: plugin, ValidationParameter: parameter, Source: source,
 					}, c.MSPID())
 				return showCommitted(cmd, done, err)
 			})
@@ -193,14 +225,15 @@ func chaincodeCommitCommand() *cobra.Command {
 		Example: `  strongroom chaincode commit --channel main --name asset --organizations Org1MSP,Org2MSP --config admin.yaml`,
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			parameter, err := d.validationParameter()
+			plugin, parameter, err := d.validation(cmd.Context())
 			if err != nil {
 				return err
 			}
 			return withPeer(cmd, d.file, func(ctx context.Context, c *client.Client) error {
 				done, err := c.SubmitSystem(ctx, d.channel, "_lifecycle", "CommitChaincodeDefinition",
 					&lifecyclepb.CommitChaincodeDefinitionArgs{
-						Name: d.name, Version: d.version, Sequence: d.sequence, InitRequired: d.initRequired, ValidationParameter: parameter,
+						Name: d.name, Version: d.version, Sequence: d.sequence, InitRequired: d.initRequired,
+						ValidationPlugin: plugin, ValidationParameter: parameter,
 					}, organizations...)
 				return showCommitted(cmd, done, err)
 			})

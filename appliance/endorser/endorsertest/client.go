@@ -234,6 +234,12 @@ func Lifecycle(t testing.TB, channelID, function string, args proto.Message) Cal
 // commits its definition with the channel's default endorsement policy.
 func (n *Network) Deploy(t testing.TB, name string) (packageID string) {
 	t.Helper()
+	return n.DeployValidated(t, name, "", nil)
+}
+
+// DeployValidated is Deploy with a validation plugin and its parameter.
+func (n *Network) DeployValidated(t testing.TB, name, plugin string, parameter []byte) (packageID string) {
+	t.Helper()
 	id, pkg := Package(t, name+"_1.0")
 	for _, p := range n.Peers {
 		resp := p.Query(t, p.Admin, Lifecycle(t, "", "InstallChaincode", &lifecyclepb.InstallChaincodeArgs{ChaincodeInstallPackage: pkg}))
@@ -241,14 +247,14 @@ func (n *Network) Deploy(t testing.TB, name string) (packageID string) {
 			t.Fatalf("install at %s: %v", p.MSPID, resp)
 		}
 		approve := &lifecyclepb.ApproveChaincodeDefinitionForMyOrgArgs{
-			Sequence: 1, Name: name, Version: "1.0",
+			Sequence: 1, Name: name, Version: "1.0", ValidationPlugin: plugin, ValidationParameter: parameter,
 			Source: &lifecyclepb.ChaincodeSource{Type: &lifecyclepb.ChaincodeSource_LocalPackage{LocalPackage: &lifecyclepb.ChaincodeSource_Local{PackageId: id}}},
 		}
 		if code := n.Submit(t, p.Admin, Lifecycle(t, ChannelID, "ApproveChaincodeDefinitionForMyOrg", approve), p); code != peerpb.TxValidationCode_VALID {
 			t.Fatalf("approval of %s is %s", p.MSPID, code)
 		}
 	}
-	commit := &lifecyclepb.CommitChaincodeDefinitionArgs{Sequence: 1, Name: name, Version: "1.0"}
+	commit := &lifecyclepb.CommitChaincodeDefinitionArgs{Sequence: 1, Name: name, Version: "1.0", ValidationPlugin: plugin, ValidationParameter: parameter}
 	if code := n.Submit(t, n.Peers[0].Admin, Lifecycle(t, ChannelID, "CommitChaincodeDefinition", commit), n.Peers...); code != peerpb.TxValidationCode_VALID {
 		t.Fatalf("commit of the definition is %s", code)
 	}

@@ -72,6 +72,12 @@ type Peer struct {
 // configuration before it is made.
 func Start(t testing.TB, change func(*Peer, *endorser.Config), mspIDs ...string) *Network {
 	t.Helper()
+	return StartDescribed(t, func(*configtx.Description) {}, change, mspIDs...)
+}
+
+// StartDescribed is Start with a channel whose description describe may alter.
+func StartDescribed(t testing.TB, describe func(*configtx.Description), change func(*Peer, *endorser.Config), mspIDs ...string) *Network {
+	t.Helper()
 	token := bccsptest.OpenShared(t)
 	engine, err := policy.NewEngine(policy.Config{})
 	if err != nil {
@@ -91,6 +97,7 @@ func Start(t testing.TB, change func(*Peer, *endorser.Config), mspIDs ...string)
 		d.Application.Organizations = append(d.Application.Organizations, id)
 		n.Peers = append(n.Peers, p)
 	}
+	describe(d)
 	if n.Genesis, err = configtx.BuildGenesis(d); err != nil {
 		t.Fatal(err)
 	}
