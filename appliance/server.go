@@ -38,6 +38,7 @@ func newServer(l config.Listen, creds credentials.TransportCredentials, guard co
 		grpc.Creds(creds),
 		grpc.UnaryInterceptor(e.unary),
 		grpc.StreamInterceptor(e.stream),
+		grpc.UnknownServiceHandler(refuseUnknown),
 		grpc.MaxRecvMsgSize(limit),
 		grpc.MaxSendMsgSize(maxMessageBytes),
 		grpc.MaxConcurrentStreams(uint32(concurrent)),
