@@ -81,7 +81,6 @@ application:
 	text = regexp.MustCompile(`listen:\n  address: .*`).ReplaceAllString(text, "listen:\n  address: "+port)
 	text = operationsAddress.ReplaceAllString(text, "operations:\n  address: "+ops+"\n")
 	text = strings.Replace(text, "data: data", "data: "+filepath.Join(dir, "data"), 1)
-	text = text[:strings.Index(text, "peers:")]
 	text += fmt.Sprintf("ordering: {embedded: true, genesis: [%s]}\npolicy: {layers: {function: %s}}\nlog: {format: json}\n",
 		genesis, filepath.Join(dir, "function.rego"))
 	write(t, filepath.Join(dir, "peer.yaml"), []byte(change(text)))

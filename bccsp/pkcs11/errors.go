@@ -117,6 +117,9 @@ func classOf(err error) Class {
 	if errors.Is(err, errStale) {
 		return ClassHandle
 	}
+	if errors.Is(err, errPINSource) {
+		return ClassModule
+	}
 	return ClassOther
 }
 

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"unsafe"
 
 	p11 "github.com/miekg/pkcs11"
 )
@@ -42,7 +41,7 @@ func InitToken(module, label string, soPIN, pin []byte) (serial string, err erro
 	if err != nil {
 		return "", err
 	}
-	if err := m.ctx.InitToken(slot, secret(soPIN), fmt.Sprintf("%-32s", label)); err != nil {
+	if err := m.calls.initToken(slot, soPIN, label); err != nil {
 		return "", tokenError("C_InitToken", slot, err)
 	}
 	// SoftHSM gives the token another slot once it is initialized, and shows that
@@ -79,13 +78,9 @@ func initPIN(m *module, slot uint, soPIN, pin []byte) (err error) {
 		return tokenError("C_OpenSession", slot, err)
 	}
 	defer func() { err = errors.Join(err, tokenError("C_CloseSession", slot, m.ctx.CloseSession(h))) }()
-	if err := m.ctx.Login(h, p11.CKU_SO, secret(soPIN)); err != nil {
+	if err := m.calls.login(h, p11.CKU_SO, soPIN); err != nil {
 		return tokenError("C_Login", slot, err)
 	}
-	err = tokenError("C_InitPIN", slot, m.ctx.InitPIN(h, secret(pin)))
+	err = tokenError("C_InitPIN", slot, m.calls.initPIN(h, pin))
 	return errors.Join(err, tokenError("C_Logout", slot, m.ctx.Logout(h)))
 }
-
-// secret lends bytes as a string to a call that copies it: the bytes stay the owner's
-// to wipe, and the string must not outlive the call.
-func secret(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }

@@ -18,8 +18,9 @@ import (
 // module is one PKCS #11 library in this process. C_Initialize and C_Finalize work
 // on the whole process, so that all Tokens of one library share one module.
 type module struct {
-	path string
-	ctx  *p11.Ctx
+	path  string
+	ctx   *p11.Ctx
+	calls functions
 
 	// reserved is Config.Reserved, guarded by mu, and page its bytes in memory that is
 	// not Go's: a module may keep the pointer for as long as it is loaded.
@@ -102,7 +103,11 @@ func loadModule(real string) (*module, error) {
 	if modules.byPath == nil {
 		modules.byPath = make(map[string]*module)
 	}
-	m := &module{path: real, ctx: ctx}
+	calls, err := loadFunctions(real)
+	if err != nil {
+		return nil, err
+	}
+	m := &module{path: real, ctx: ctx, calls: calls}
 	modules.byPath[real] = m
 	return m, nil
 }

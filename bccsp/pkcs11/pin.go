@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 )
 
 // maxPIN bounds a PIN in bytes; tokens allow less.
@@ -60,13 +61,31 @@ func (s PINSource) String() string {
 
 // Read returns the PIN. The caller wipes it with clear.
 func (s PINSource) Read() ([]byte, error) {
+	pin, _, err := s.readStamped()
+	return pin, err
+}
+
+// stamp tells a file with a PIN from one that took its place or was written again. It
+// says nothing of the PIN.
+type stamp struct {
+	device, inode uint64
+	changed       int64 // in Unix nanoseconds
+	size          int64
+}
+
+func (s PINSource) readStamped() ([]byte, stamp, error) {
 	if err := s.Validate(); err != nil {
-		return nil, err
+		return nil, stamp{}, err
 	}
-	pin, err := s.read()
-	if err != nil {
-		return nil, err
+	pin, of, err := s.read()
+	if err == nil {
+		pin, err = s.check(pin)
 	}
+	return pin, of, err
+}
+
+// check takes the line end off.
+func (s PINSource) check(pin []byte) ([]byte, error) {
 	if n := len(pin); n > 0 && pin[n-1] == '\n' {
 		pin = bytes.TrimSuffix(pin[:n-1], []byte{'\r'})
 	}
@@ -80,18 +99,18 @@ func (s PINSource) Read() ([]byte, error) {
 	return pin, nil
 }
 
-func (s PINSource) read() ([]byte, error) {
+func (s PINSource) read() ([]byte, stamp, error) {
 	switch {
 	case s.Env != "":
 		v, ok := os.LookupEnv(s.Env)
 		if !ok {
-			return nil, fmt.Errorf("%s is not set: export it, or name another source", s)
+			return nil, stamp{}, fmt.Errorf("%s is not set: export it, or name another source", s)
 		}
-		return []byte(v), nil
+		return []byte(v), stamp{}, nil
 	case s.Credential != "":
 		dir := os.Getenv("CREDENTIALS_DIRECTORY")
 		if dir == "" {
-			return nil, fmt.Errorf("%s: $CREDENTIALS_DIRECTORY is not set: start the service by systemd with LoadCredential=%s:…", s, s.Credential)
+			return nil, stamp{}, fmt.Errorf("%s: $CREDENTIALS_DIRECTORY is not set: start the service by systemd with LoadCredential=%s:…", s, s.Credential)
 		}
 		return s.readFile(filepath.Join(dir, s.Credential), 0o007)
 	}
@@ -99,32 +118,36 @@ func (s PINSource) read() ([]byte, error) {
 }
 
 // readFile reads a PIN file that must give no access by the forbidden mode bits.
-func (s PINSource) readFile(path string, forbidden os.FileMode) ([]byte, error) {
+func (s PINSource) readFile(path string, forbidden os.FileMode) ([]byte, stamp, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", s, err)
+		return nil, stamp{}, fmt.Errorf("%s: %w", s, err)
 	}
 	defer f.Close()
 	info, err := f.Stat()
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", s, err)
+		return nil, stamp{}, fmt.Errorf("%s: %w", s, err)
 	}
 	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s is not a regular file", s)
+		return nil, stamp{}, fmt.Errorf("%s is not a regular file", s)
 	}
 	if info.Mode().Perm()&forbidden != 0 {
-		return nil, fmt.Errorf("%s has mode %#o: others could read the PIN: chmod 600 it", s, info.Mode().Perm())
+		return nil, stamp{}, fmt.Errorf("%s has mode %#o: others could read the PIN: chmod 600 it", s, info.Mode().Perm())
 	}
 	if info.Size() > maxPIN+2 {
-		return nil, fmt.Errorf("%s does not hold a PIN: it has %d bytes", s, info.Size())
+		return nil, stamp{}, fmt.Errorf("%s does not hold a PIN: it has %d bytes", s, info.Size())
 	}
 	pin := make([]byte, info.Size())
 	n, err := f.ReadAt(pin, 0)
 	if n < len(pin) {
 		clear(pin)
-		return nil, fmt.Errorf("%s: %w", s, err)
+		return nil, stamp{}, fmt.Errorf("%s: %w", s, err)
 	}
-	return pin, nil
+	of := stamp{changed: info.ModTime().UnixNano(), size: info.Size()}
+	if sys, ok := info.Sys().(*syscall.Stat_t); ok {
+		of.device, of.inode = uint64(sys.Dev), sys.Ino
+	}
+	return pin, of, nil
 }
 
 // refusedPINs remembers the tokens of this process that refused a PIN.

@@ -38,6 +38,11 @@ var ErrStopped = errors.New("token is stopped until an operator has looked: corr
 // found or imported again. It is of ClassHandle.
 var errStale = errors.New("the object's handle is of an earlier connection")
 
+// errPINSource means that the source has another PIN than at the last login. Libraries that
+// keep what they know of the token in the process, as SoftHSM does, know the PIN of their
+// start: before the new one is tried the module is started again. It is of ClassModule.
+var errPINSource = errors.New("the PIN's source has changed since the last login: the module is to be started again first")
+
 // errElsewhere ends an operation that another token of a Group can do.
 var errElsewhere = errors.New("left to another token")
 
@@ -326,6 +331,8 @@ func (s *session) loginAgain() error {
 		t.doubt.Store(false)
 		t.lives.Add(1) // handles of private keys died with the former login
 		return nil
+	case errors.Is(err, errPINSource):
+		return err // nothing was tried
 	case errors.Is(err, ErrPINRefused) || classOf(err) == ClassStop:
 		return t.stopFor(err)
 	}

@@ -31,13 +31,17 @@ type Token struct {
 	stopped atomic.Pointer[error] // why nothing is tried any more
 	doubt   atomic.Bool           // the last login failed, perhaps for its PIN
 
+	// Of the last login; guarded by mu.
+	pinStamp      stamp
+	pinGeneration uint64 // of the module
+
 	anchor *queue // one session: keeps the login, owns the imported keys
 	pool   *queue // Config.Sessions sessions
 
 	foreign *keyCache
 
 	generating sync.Mutex                  // held over "is the label free?" and the making of the key
-	mu         sync.Mutex                  // guards signing, purposes and wrapping
+	mu         sync.Mutex                  // guards signing, purposes, wrapping and what says so
 	signing    map[bccsp.KeyID]*privateKey // in use
 	purposes   map[bccsp.KeyID]purpose     // of every key that is or was in use
 	wrapping   *wrappingKey
@@ -179,13 +183,23 @@ func (s *session) login(raw p11.TokenInfo) error {
 	case pinWasRefused(t.module.path, t.info.Serial):
 		return fmt.Errorf("%w before, and it is not tried again: put the right PIN into %s and restart this process", ErrPINRefused, t.cfg.PIN)
 	}
-	pin, err := t.cfg.PIN.Read()
+	pin, of, err := t.cfg.PIN.readStamped()
 	if err != nil {
 		return fmt.Errorf("pin: %w", err)
 	}
 	defer clear(pin)
-	err = s.err("C_Login", t.module.ctx.Login(s.handle, p11.CKU_USER, secret(pin)))
+	t.mu.Lock()
+	changed := of != t.pinStamp && s.generation == t.pinGeneration
+	t.mu.Unlock()
+	if t.ready.Load() && changed {
+		return errPINSource
+	}
+	err = s.err("C_Login", t.module.calls.login(s.handle, p11.CKU_USER, pin))
 	switch {
+	case err == nil:
+		t.mu.Lock()
+		t.pinStamp, t.pinGeneration = of, s.generation
+		t.mu.Unlock()
 	case hasCode(err, p11.CKR_USER_ALREADY_LOGGED_IN):
 		return nil
 	case hasCode(err, p11.CKR_PIN_INCORRECT, p11.CKR_PIN_LOCKED, p11.CKR_PIN_EXPIRED, p11.CKR_PIN_INVALID, p11.CKR_PIN_LEN_RANGE):
