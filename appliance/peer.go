@@ -283,7 +283,7 @@ func (p *peer) newEndorser(ctx context.Context) (*endorser.Endorser, error) {
 
 // configBlock is the block that set the channel's configuration in force.
 func (j *joined) configBlock() (*commonpb.Block, error) {
-	last, err := j.ledger.Block(j.ledger.Height() - 1)
+	last, err := j.ledger.Outline(j.ledger.Height() - 1)
 	if err != nil {
 		return nil, err
 	}

@@ -35,6 +35,10 @@ type ledgerState struct {
 // height.
 func (s ledgerState) HasTx(txID string) (bool, error) { return s.ledger.HasTx(txID) }
 
+// Block is the ledger's outline: of blocks that were committed the pipeline needs
+// headers, metadata and configurations, which stay when a namespace is shredded.
+func (l ledgerChain) Block(number uint64) (*commonpb.Block, error) { return l.Outline(number) }
+
 func (l ledgerChain) state() (snapshot, error) {
 	s, err := l.Snapshot()
 	if err != nil {

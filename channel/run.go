@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"strongroom/channel/configtx"
+	"strongroom/ledger"
 	"strongroom/wire"
 	"strongroom/wire/commonpb"
 	"strongroom/wire/peerpb"
@@ -269,8 +270,20 @@ func (c *Channel) commit(ctx context.Context, p *pending) (committed, error) {
 	flags := judgement.Flags()
 	// A context that ends does not interrupt a commit: whether the block is in the
 	// ledger must be known.
-	if err := c.chain.Commit(context.WithoutCancel(ctx), facts.Block, flags); err != nil {
-		err = fmt.Errorf("%w: %w", ErrLedger, err)
+	var lost error
+	err = c.insist(ctx, "new data keys for block", number, func() error {
+		err := c.chain.Commit(context.WithoutCancel(ctx), facts.Block, flags)
+		if errors.Is(err, ledger.ErrNoKeys) {
+			return err
+		}
+		lost = err
+		return nil
+	})
+	if err != nil {
+		return committed{}, err
+	}
+	if lost != nil {
+		err = fmt.Errorf("%w: %w", ErrLedger, lost)
 		c.fail(number, err)
 		return committed{}, err
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"strongroom/wire"
@@ -19,6 +20,8 @@ import (
 //	height 120
 //	block "0f1e2d…"          hash of block 119
 //	term 7                   of the keyring that sealed then
+//	shredded 2 "0f1e2d…"     how many lines the keyring's record of shredded namespaces
+//	                         had, and the last one's digest; not there without any
 //	accepted 150 100 2026-01-02T03:04:05Z   one line for each rollback that was accepted:
 //	                         the height that was remembered, the height that was found
 const (
@@ -42,11 +45,16 @@ type checkpoint struct {
 	height   uint64
 	block    []byte
 	term     uint32
+	shredded int      // entries of the keyring's record
+	digest   string   // of the last of them; "" without
 	accepted []string // lines without their first word
 }
 
 func (c checkpoint) marshal() []byte {
 	b := fmt.Appendf([]byte(checkpointHead), "channel %q\nheight %d\nblock \"%x\"\nterm %d\n", c.channel, c.height, c.block, c.term)
+	if c.shredded > 0 {
+		b = fmt.Appendf(b, "shredded %d %q\n", c.shredded, c.digest)
+	}
 	for _, line := range c.accepted {
 		b = fmt.Appendf(b, "accepted %s\n", line)
 	}
@@ -68,6 +76,9 @@ func parseCheckpoint(b []byte) (checkpoint, error) {
 	var err error
 	if c.block, err = hex.DecodeString(block); err != nil {
 		return c, fmt.Errorf("block is not hexadecimal")
+	}
+	if _, err := fmt.Sscanf(lines[4], "shredded %d %q\n", &c.shredded, &c.digest); err != nil {
+		c.shredded, c.digest = 0, ""
 	}
 	for _, line := range lines[4:] {
 		if line, ok := strings.CutPrefix(line, "accepted "); ok {
@@ -119,6 +130,9 @@ func (l *Ledger) checkRollback(ctx context.Context) error {
 		l.checkpoints = newCheckpointer(l, nil)
 		return nil
 	}
+	if err := l.sameShredded(was); err != nil {
+		return err
+	}
 	l.checkpoints = newCheckpointer(l, was.accepted)
 	fault, err := l.behind(was)
 	switch {
@@ -134,6 +148,18 @@ func (l *Ledger) checkRollback(ctx context.Context) error {
 		"remembered height", was.height, "height", l.end.height, "reason", fault)
 	l.checkpoints.accept(was.height, l.end.height, time.Now())
 	return l.checkpoints.store(ctx)
+}
+
+// sameShredded sees that the keyring knows of every namespace that was shredded: a copy
+// from before has their keys. No command accepts it.
+func (l *Ledger) sameShredded(was *checkpoint) error {
+	record := l.config.Keyring.Shredded()
+	if was.shredded == 0 || was.shredded <= len(record) && record[was.shredded-1].Digest == was.digest {
+		return nil
+	}
+	return fmt.Errorf("%w: the keyring's record of shredded namespaces has %d lines, the token remembers %d with the digest %s: "+
+		"the keyring is from before a namespace was shredded; put the newer keyring's file SHREDDED into it, and the keys in question are destroyed here, too",
+		ErrRolledBack, len(record), was.shredded, was.digest)
 }
 
 // behind tells how the ledger falls short of a checkpoint; nil when it does not.
@@ -179,7 +205,8 @@ type checkpointer struct {
 	accepted []string // fixed when the goroutine starts, as is rolledBack
 
 	rolledBack bool
-	stored     uint64 // height; the goroutine's once it runs
+	mu         sync.Mutex // held while the token is asked; guards stored
+	stored     uint64     // height
 	wake       chan struct{}
 	stop       chan struct{}
 	done       chan struct{} // nil until start
@@ -244,6 +271,8 @@ func (c *checkpointer) try() {
 	l.mu.RLock()
 	height := l.end.height
 	l.mu.RUnlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if height < minCheckpoint || height == c.stored {
 		return
 	}
@@ -255,13 +284,28 @@ func (c *checkpointer) try() {
 	}
 }
 
-// store writes a checkpoint of the ledger's end.
+// Remember has the token remember the ledger as it is, and which namespaces were
+// shredded, whatever the ledger's height. It does nothing without Config.Checkpoints.
+func (l *Ledger) Remember(ctx context.Context) error {
+	if l.checkpoints == nil {
+		return nil
+	}
+	l.checkpoints.mu.Lock()
+	defer l.checkpoints.mu.Unlock()
+	return l.checkpoints.store(ctx)
+}
+
+// store writes a checkpoint of the ledger's end. It is called with the mutex held, or
+// before the goroutine runs.
 func (c *checkpointer) store(ctx context.Context) error {
 	l := c.ledger
 	l.mu.RLock()
 	e := l.end
 	l.mu.RUnlock()
 	record := checkpoint{channel: l.config.ChannelID, height: e.height, block: e.hash, term: l.config.Keyring.Term(), accepted: c.accepted}
+	if gone := l.config.Keyring.Shredded(); len(gone) > 0 {
+		record.shredded, record.digest = len(gone), gone[len(gone)-1].Digest
+	}
 	if err := l.config.Checkpoints.StoreCheckpoint(ctx, l.config.CheckpointName, record.marshal()); err != nil {
 		return err
 	}

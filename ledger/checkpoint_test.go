@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"strongroom/bccsp/bccsptest"
+	"strongroom/ledger/seal"
 	"strongroom/ledger/seal/sealtest"
 )
 
@@ -254,12 +255,71 @@ func TestCheckpointForm(t *testing.T) {
 	if len(c.accepted) != keptAccepted || c.accepted[0] != "15 5 1970-01-01T00:00:00Z" {
 		t.Errorf("accepted are %q", c.accepted)
 	}
+	if plain := string(c.marshal()); strings.Contains(plain, "shredded") {
+		t.Errorf("it is %q", plain)
+	}
+	c.shredded, c.digest = 12, "0f1e"
 	got, err := parseCheckpoint(c.marshal())
-	if err != nil || got.channel != c.channel || got.height != c.height || !bytes.Equal(got.block, c.block) || got.term != c.term || !slices.Equal(got.accepted, c.accepted) {
+	if err != nil || got.shredded != 12 || got.digest != "0f1e" || got.channel != c.channel || got.height != c.height || !bytes.Equal(got.block, c.block) || got.term != c.term || !slices.Equal(got.accepted, c.accepted) {
 		t.Errorf("%+v is read as %+v, %v", c, got, err)
 	}
 	if n := len(c.marshal()); n > 4096 {
 		t.Errorf("it has %d bytes", n)
+	}
+}
+
+// A keyring from before a namespace was shredded is refused, and no command accepts it,
+// until it has the record; then the keys are destroyed in it as well.
+func TestRollbackOfShredding(t *testing.T) {
+	root := memoryDir(t)
+	w := sealtest.NewWrapper(t, "w")
+	m := &memoryCheckpoints{records: map[string][][]byte{}}
+	keyring, older := filepath.Join(root, "keyring"), filepath.Join(root, "older")
+	k, err := seal.OpenKeyring(context.Background(), keyring, w)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(root, "ledger")
+	l := openTest(t, dir, k, withCheckpoints(m))
+	commitFabric(t, l, fabricBlocks)
+	closeTest(t, l)
+	if err := os.CopyFS(older, os.DirFS(keyring)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := k.Shred(testChannel, "kv"); err != nil {
+		t.Fatal(err)
+	}
+	l = openTest(t, dir, k, withCheckpoints(m))
+	if err := l.Remember(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	closeTest(t, l)
+	if err := k.Close(); err != nil {
+		t.Fatal(err)
+	}
+	accept := func(c *Config) { c.AcceptRollback = true }
+	for range 12 { // however often it is opened
+		k, err := seal.OpenKeyring(context.Background(), older, w)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if l, err := openIn(dir, k, withCheckpoints(m), accept); !errors.Is(err, ErrRolledBack) || !strings.Contains(err.Error(), "SHREDDED") {
+			t.Fatalf("%v, %v", l, err)
+		}
+		if err := k.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	record, err := os.ReadFile(filepath.Join(keyring, "SHREDDED"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(older, "SHREDDED"), record, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l = openTest(t, dir, sealtest.KeyringIn(t, older, w), withCheckpoints(m))
+	if _, err := l.Block(fabricBlocks - 1); !errors.Is(err, seal.ErrShredded) {
+		t.Errorf("got %v", err)
 	}
 }
 

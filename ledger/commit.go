@@ -40,7 +40,7 @@ type plan struct {
 // The block must continue the chain; it belongs to the ledger afterwards.
 //
 // When it returns nil the block is on the disk, visible to readers and handed to
-// those who wait for it. An error that wraps ErrBlock, or the context's error,
+// those who wait for it. An error that wraps ErrBlock or ErrNoKeys, or the context's error,
 // means that nothing happened. Any other error means that the commit may have
 // happened in part: the ledger refuses further commits with ErrFailed until it is
 // opened again, which completes or undoes it. No such error says anything about
@@ -63,6 +63,9 @@ func (l *Ledger) Commit(ctx context.Context, b *wire.Block, flags []peerpb.TxVal
 	if err := l.continues(b, flags); err != nil {
 		return err
 	}
+	if err := l.config.Keyring.Prepare(ctx, l.keysFor(b)...); err != nil {
+		return fmt.Errorf("commit block %d of channel %q: %w: %w", b.Number(), l.config.ChannelID, ErrNoKeys, err)
+	}
 	if err := l.commit(b, flags); err != nil {
 		l.failed = err
 		return fmt.Errorf("commit block %d of channel %q: %w", b.Number(), l.config.ChannelID, err)
@@ -76,6 +79,31 @@ func (l *Ledger) usable() error {
 		return l.failed
 	}
 	return fmt.Errorf("%w (it was: %w)", ErrFailed, l.failed)
+}
+
+// keysFor are places for which the block's values will be sealed, one for each
+// namespace: the token is asked for new keys before anything is written.
+func (l *Ledger) keysFor(b *wire.Block) []seal.Place {
+	places := []seal.Place{{Kind: seal.KindOutline, Channel: l.config.ChannelID}}
+	seen := map[string]bool{}
+	add := func(ns string) {
+		if !seen[ns] {
+			seen[ns] = true
+			places = append(places, l.sealer.valuesPlace(ns, 0))
+		}
+	}
+	for _, tx := range b.Txs {
+		if tx.Endorsed == nil {
+			continue
+		}
+		add(tx.Endorsed.ChaincodeID.GetName())
+		if tx.Endorsed.ReadWriteSet != nil {
+			for i := range tx.Endorsed.ReadWriteSet.Namespaces {
+				add(tx.Endorsed.ReadWriteSet.Namespaces[i].Namespace)
+			}
+		}
+	}
+	return places
 }
 
 // continues checks that a block is the next one.
@@ -190,7 +218,8 @@ func (l *Ledger) planSeen(b *wire.Block, flags []peerpb.TxValidationCode, seen [
 		return nil, err
 	}
 	// Fabric computes no commit hash for block 0, nor for a chain that began without.
-	if b.Number() == 1 || commitHashBefore != nil {
+	// Nor can it be computed over a value that is gone.
+	if (b.Number() == 1 || commitHashBefore != nil) && !p.updates.anyGone() {
 		p.commitHash = commitHash(flagBytes(flags), p.updates, p.keys, commitHashBefore)
 	}
 	return p, nil
@@ -237,11 +266,21 @@ func (p *plan) configure(tx *wire.Tx, at rwset.Height) error {
 	return nil
 }
 
-// hinted answers at once that a key has no metadata when no key of its namespace
-// ever had any, so that blind writes cost no read.
+// hinted is the state before a block. It answers at once that a key has no metadata
+// when no key of its namespace ever had any, so that blind writes cost no read.
 type hinted struct {
 	*view
 	used map[string]bool
+}
+
+var _ committed = (*hinted)(nil)
+
+func (h *hinted) lookup(k stateKey) (*value, error) { return h.lookupGone(k) }
+
+func (h *hinted) rows(ns, start, end string) rows {
+	scan := h.scan(ns, start, end)
+	scan.gone = true
+	return scan
 }
 
 func (h *hinted) metadata(k stateKey) ([]byte, error) {

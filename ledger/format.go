@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -14,12 +15,14 @@ import (
 
 // The file FORMAT says in which form a ledger's folder is, and of which channel:
 //
-//	strongroom ledger 3
+//	strongroom ledger 4
 //	channel NAME
 //
-// Version 2 had no compressed blocks; its records stay as they are and are read in
-// place, and its index is made anew. Version 1 kept the stores in goleveldb's own files, readable but for values. Its
-// upgrade has an intermediate form, with the number of blocks that version 1 had:
+// Version 3 had compressed blocks; version 2 had not. Both had keys for the node
+// alone, not for channels and namespaces, and sealed each block as a whole. Version 1 kept
+// the stores in goleveldb's own files, readable but for values. Its upgrade goes over
+// a version 2. An upgrade has an intermediate form, with the number of blocks that the
+// older version had:
 //
 //	strongroom ledger 1 to 2
 //	channel NAME
@@ -27,12 +30,14 @@ import (
 const (
 	formatFile  = "FORMAT"
 	formatHead  = "strongroom ledger "
-	formatNow   = "3"
+	formatNow   = "4"
+	formatWhole = "3"
 	formatPlain = "2"
 	formatOld   = "1"
 	formatRise  = "1 to 2"
+	formatSplit = "3 to 4"
 	privateName = "private"
-	// privateNew is where the upgrade seals the private writes.
+	// privateNew is where the upgrade from version 1 seals the private writes.
 	privateNew = "private.new"
 )
 
@@ -48,7 +53,7 @@ type folderForm struct {
 
 func (f folderForm) marshal() string {
 	s := formatHead + f.version + "\nchannel " + f.channel + "\n"
-	if f.version == formatRise {
+	if f.version == formatRise || f.version == formatSplit {
 		s += "height " + strconv.FormatUint(f.height, 10) + "\n"
 	}
 	return s
@@ -61,15 +66,15 @@ func parseForm(content string) (folderForm, bool) {
 	f.version, rest, _ = strings.Cut(strings.TrimPrefix(content, formatHead), "\n")
 	rest, _ = strings.CutPrefix(rest, "channel ")
 	f.channel, rest, _ = strings.Cut(rest, "\n")
-	if f.version == formatRise {
+	if f.version == formatRise || f.version == formatSplit {
 		n, err := strconv.ParseUint(strings.TrimSuffix(strings.TrimPrefix(rest, "height "), "\n"), 10, 64)
 		if err != nil {
 			return f, false
 		}
 		f.height = n
 	}
-	known := f.version == formatOld || f.version == formatRise || f.version == formatPlain || f.version == formatNow
-	return f, known && f.marshal() == content
+	known := []string{formatOld, formatRise, formatPlain, formatWhole, formatSplit, formatNow}
+	return f, slices.Contains(known, f.version) && f.marshal() == content
 }
 
 func (l *Ledger) formatPath() string { return filepath.Join(l.config.Dir, formatFile) }
@@ -106,14 +111,6 @@ func (l *Ledger) checkFolder() (folderForm, error) {
 	if err := l.dropRebuilt(); err != nil {
 		return form, err
 	}
-	if form.version == formatPlain {
-		// Its index lacks ids that are Fabric's way to count duplicates. State and history
-		// still tell how many blocks there must be; FORMAT is replaced when it is whole.
-		l.config.Logger.Info("upgrading the ledger: its index is made anew", "channel", form.channel, "from", form.version, "to", formatNow)
-		if err := os.RemoveAll(filepath.Join(l.config.Dir, "index")); err != nil {
-			return form, fmt.Errorf("upgrade from version %s: %w", form.version, err)
-		}
-	}
 	if form.version == formatOld {
 		if form, err = l.beginUpgrade(); err != nil {
 			return form, fmt.Errorf("upgrade from version %s: %w", formatOld, err)
@@ -124,6 +121,16 @@ func (l *Ledger) checkFolder() (folderForm, error) {
 			return form, fmt.Errorf("upgrade from version %s: %w", formatOld, err)
 		}
 	}
+	if form.version == formatRise || form.version == formatPlain || form.version == formatWhole {
+		if form, err = l.beginSplit(form); err != nil {
+			return form, fmt.Errorf("upgrade to version %s: %w", formatNow, err)
+		}
+	}
+	if form.version == formatSplit {
+		if err := l.clearWhole(); err != nil {
+			return form, fmt.Errorf("upgrade to version %s: %w", formatNow, err)
+		}
+	}
 	return form, nil
 }
 
@@ -132,12 +139,11 @@ func (l *Ledger) checkFolder() (folderForm, error) {
 //
 // Crash points of the upgrade: until FORMAT is replaced here, version 1 is as it was,
 // with a half-made folder private.new that the next try removes. Then the old
-// stores go (clearOld, which may be repeated), the others are rebuilt from the
-// block log as in any recovery, and FORMAT becomes the present version when all of them are
-// whole (endUpgrade). A crash before that starts the rebuild again.
+// stores go (clearOld, which may be repeated). What is left is a version 2 that has to
+// rebuild what follows from the block log, and is upgraded as such: see beginSplit.
 func (l *Ledger) beginUpgrade() (folderForm, error) {
 	form := folderForm{version: formatRise, channel: l.config.ChannelID}
-	l.config.Logger.Info("upgrading the ledger: sealing its stores", "channel", form.channel, "from", formatOld, "to", formatNow)
+	l.config.Logger.Info("upgrading the ledger: sealing its stores", "channel", form.channel, "from", formatOld, "to", formatPlain)
 	for _, name := range derivedStores {
 		next, err := l.oldNext(name)
 		if err != nil {

@@ -10,7 +10,8 @@ import (
 // A record of the block log is a frame around one sealed block:
 //
 //	magic    4 bytes  "SRB" and the form: "1" if a marshalled common.Block was sealed,
-//	                  "2" if it was compressed before (ledger/compress)
+//	                  "2" if it was compressed before (ledger/compress),
+//	                  "3" if its values were cut out and sealed for their namespaces
 //	length   4 bytes  of the sealed block, big endian
 //	number   8 bytes  of the block, big endian
 //	checksum 4 bytes  CRC-32C over length, number and the sealed block
@@ -33,9 +34,10 @@ type blockForm byte
 const (
 	formMarshalled blockForm = '1'
 	formCompressed blockForm = '2'
+	formSplit      blockForm = '3'
 )
 
-func (f blockForm) known() bool { return f == formMarshalled || f == formCompressed }
+func (f blockForm) known() bool { return f >= formMarshalled && f <= formSplit }
 
 // record is one block of the log as it was read.
 type record struct {
@@ -79,7 +81,7 @@ func frameLength(header []byte) (int, error) {
 		return 0, errIncomplete
 	}
 	if string(header[:3]) != frameMagic || !blockForm(header[3]).known() {
-		return 0, fmt.Errorf("record does not start with %s%c or %s%c", frameMagic, formMarshalled, frameMagic, formCompressed)
+		return 0, fmt.Errorf("record does not start with %s and a form from %c to %c", frameMagic, formMarshalled, formSplit)
 	}
 	length := binary.BigEndian.Uint32(header[4:])
 	if length > maxRecord {

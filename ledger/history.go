@@ -3,11 +3,13 @@ package ledger
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"github.com/syndtr/goleveldb/leveldb"
 	"github.com/syndtr/goleveldb/leveldb/iterator"
 
 	"strongroom/ledger/rwset"
+	"strongroom/ledger/seal"
 	"strongroom/wire"
 	"strongroom/wire/kvrwsetpb"
 	"strongroom/wire/peerpb"
@@ -109,6 +111,9 @@ func (l *Ledger) modification(ns, key string, at rwset.Height) (*queryresultpb.K
 	b, err := l.parsedBlock(at.Block)
 	if err != nil {
 		return nil, err
+	}
+	if slices.Contains(b.stored.shredded, ns) {
+		return nil, fmt.Errorf("history of key %q in namespace %q, transaction %s: %w", key, ns, at, seal.ErrShredded)
 	}
 	if at.Tx >= uint64(len(b.Txs)) || b.Txs[at.Tx].Endorsed == nil || b.Txs[at.Tx].Endorsed.ReadWriteSet == nil {
 		return nil, fmt.Errorf("history of key %q in namespace %q names transaction %s, which has no writes: delete the folder %s, it is rebuilt from the block log",

@@ -202,6 +202,7 @@ func (x *stateIndex) extension(v *view) (*leveldb.Batch, *stateIndex, error) {
 	e := encoders.Get().(*selector.Encoder)
 	defer encoders.Put(e)
 	rows := v.scan(x.ns, x.next, "")
+	rows.gone = true
 	defer rows.close()
 	for n := 0; ; n++ {
 		key, value, err := rows.next()

@@ -110,7 +110,13 @@ func (l *Ledger) loadIndexes() error {
 	stale := !bytes.Equal(kept, indexed(next))
 	batch := &leveldb.Batch{}
 	l.indexes = indexes{}
+	if err := l.eraseIndexes(); err != nil {
+		return err
+	}
 	for _, x := range list {
+		if l.config.Keyring.IsShredded(l.config.ChannelID, x.ns) {
+			continue
+		}
 		if x.status == indexDropping {
 			l.dropped = append(l.dropped, x)
 			continue
@@ -173,8 +179,12 @@ func parseIndexRow(key, row []byte) (*stateIndex, error) {
 // SetIndexes makes these the indexes of a namespace for rich queries. Those that are
 // there already stay, others are built in the background, what is no longer named is
 // removed. It waits for a running commit. Of definitions with the same design document
-// and name the last counts, as if each were put in place of the one before.
+// and name the last counts, as if each were put in place of the one before. A namespace
+// that was shredded has no indexes: they would lack the rows whose values are gone.
 func (l *Ledger) SetIndexes(ns string, definitions []*selector.Index) error {
+	if l.config.Keyring.IsShredded(l.config.ChannelID, ns) {
+		return nil
+	}
 	wanted := map[string]*selector.Index{}
 	for _, d := range definitions {
 		wanted[d.String()] = d
@@ -265,7 +275,7 @@ var encoders = sync.Pool{New: func() any { return selector.NewEncoder() }}
 // does not hold it has nil.
 func entries(list []*stateIndex, e *selector.Encoder, key string, v *value) [][]byte {
 	out := make([][]byte, len(list))
-	if v == nil {
+	if v == nil || v.gone {
 		return out
 	}
 	doc, ok := selector.ReadDocument(key, v.bytes)
@@ -292,7 +302,7 @@ func (xs indexes) change(before *view, k stateKey, up *value) (*indexChange, err
 	if len(list) == 0 || k.collection != "" {
 		return nil, nil
 	}
-	old, err := before.lookup(k)
+	old, err := before.lookupGone(k)
 	if err != nil {
 		return nil, err
 	}

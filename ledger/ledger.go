@@ -36,6 +36,9 @@ var (
 	// ErrFailed means that an earlier commit failed halfway. Nothing is lost: open
 	// the ledger again.
 	ErrFailed = errors.New("an earlier commit failed; open the ledger again")
+	// ErrNoKeys means that the token made no data key: nothing was written, and the
+	// same can be tried again.
+	ErrNoKeys = errors.New("no data key")
 	// ErrBlock means that a block was refused because it does not continue the chain.
 	ErrBlock = errors.New("block does not continue the chain")
 )
@@ -68,7 +71,7 @@ type Ledger struct {
 	grown  chan struct{} // closed and replaced when a block was committed
 	recent []*wire.Block // the newest blocks, oldest first
 
-	parsed *lru.Cache[uint64, *wire.Block] // older blocks that history asked for
+	parsed *lru.Cache[uint64, *parsedBlock] // older blocks that history asked for
 
 	checkpoints *checkpointer // nil without Config.Checkpoints
 }
@@ -105,7 +108,7 @@ func Open(ctx context.Context, c Config) (*Ledger, error) {
 // newLedger is a ledger with nothing open.
 func newLedger(c Config) (*Ledger, error) {
 	c = c.withDefaults()
-	parsed, err := lru.New[uint64, *wire.Block](c.CachedBlocks)
+	parsed, err := lru.New[uint64, *parsedBlock](c.CachedBlocks)
 	if err != nil {
 		return nil, fmt.Errorf("ledger: %w", err)
 	}
@@ -146,8 +149,7 @@ func (l *Ledger) open(ctx context.Context) error {
 		return err
 	}
 	if recovered {
-		l.config.Logger.Warn("the journal of the private writes was incomplete; what was being kept when the peer stopped, or lay in a damaged part, is missing",
-			"store", l.private.dir, "cut", l.private.files.Cut())
+		l.warnPrivate(l.private.store)
 	}
 	if err := l.loadUsedMetadata(); err != nil {
 		return err
@@ -162,6 +164,11 @@ func (l *Ledger) open(ctx context.Context) error {
 		return err
 	}
 	return l.checkRollback(ctx)
+}
+
+func (l *Ledger) warnPrivate(s *store) {
+	l.config.Logger.Warn("the journal of the private writes was incomplete; what was being kept when the peer stopped, or lay in a damaged part, is missing",
+		"store", s.dir, "cut", s.files.Cut())
 }
 
 // writeFile puts a small file in place so that it is there whole or not at all.

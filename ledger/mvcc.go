@@ -12,7 +12,8 @@ import (
 )
 
 // committed is the state before a block, as deciding on the block's transactions
-// needs it. Absent keys give nil.
+// needs it. Absent keys give nil. Values of namespaces that were shredded are gone,
+// but their keys are there.
 type committed interface {
 	lookup(k stateKey) (*value, error)
 	version(k stateKey) (*rwset.Height, error)
@@ -193,13 +194,32 @@ func (u *updates) merge(k stateKey, o *operations, at rwset.Height) error {
 		if err != nil || latest == nil {
 			return err
 		}
-		next.bytes = latest.bytes
+		next.bytes, next.gone = latest.bytes, latest.gone
 	}
-	if !next.deleted && len(next.bytes) == 0 {
+	if !next.deleted && len(next.bytes) == 0 && !next.gone {
 		return nil // only flags that overflowed come here: there is no value to keep
 	}
 	u.set(k, next)
 	return nil
+}
+
+// anyGone tells whether a value that the block leaves in place can no longer be read.
+func (u *updates) anyGone() bool {
+	for _, up := range u.m {
+		if up.gone {
+			return true
+		}
+	}
+	return false
+}
+
+// shred marks as gone the values that a block wrote to some namespaces.
+func (u *updates) shred(namespaces []string) {
+	for k, up := range u.m {
+		if !up.deleted && slices.Contains(namespaces, k.ns) {
+			up.bytes, up.gone = nil, true
+		}
+	}
 }
 
 func (u *updates) set(k stateKey, next *update) {

@@ -23,9 +23,14 @@ import (
 // private keeps private writes: those that wait for their transaction, and those
 // of committed ones, from which private state can be rebuilt. Rows:
 //
-//	'k' tx id, 8 random bytes → height at which it came as a varint, sealed rwset.TxPvtReadWriteSet
+//	'k' tx id, 8 random bytes → height at which it came as a varint, private writes
 //	'e' height, key of a 'k' row → nothing: what expires when
-//	'p' block tx → sealed rwset.TxPvtReadWriteSet of a committed transaction
+//	'p' block tx → private writes of a committed transaction
+//
+// Private writes are the byte 2 and then, for each namespace, its name with its
+// length, 4 bytes of length, big endian, and the rwset.NsPvtReadWriteSet sealed with
+// the namespace's keys. Formats 1 and 2 of a ledger had one sealed rwset.TxPvtReadWriteSet,
+// whose first byte is 1.
 type private struct {
 	*store
 	sealer  sealer
@@ -93,20 +98,16 @@ func (l *Ledger) KeepPrivate(txID string, pvt *rwsetpb.TxPvtReadWriteSet) error 
 			}
 		}
 	}
-	plain, err := proto.Marshal(pvt)
-	if err != nil {
-		return fmt.Errorf("private writes of transaction %q: %w", txID, err)
-	}
-	return l.private.keep(txID, plain, v.height)
+	return l.private.keep(txID, pvt, v.height)
 }
 
-func (s private) keep(txID string, plain []byte, height uint64) error {
+func (s private) keep(txID string, pvt *rwsetpb.TxPvtReadWriteSet, height uint64) error {
 	key := keptPrefix(txID)
 	key = append(key, make([]byte, 8)...)
 	if _, err := rand.Read(key[len(key)-8:]); err != nil {
 		return fmt.Errorf("private writes of transaction %q: %w", txID, err)
 	}
-	row, err := s.sealer.keyring.Seal(binary.AppendUvarint(nil, height), plain, s.keptPlace(txID, height))
+	row, err := s.seal(binary.AppendUvarint(nil, height), pvt, s.keptPlace(txID, height))
 	if err != nil {
 		return err
 	}
@@ -234,14 +235,62 @@ func (s private) find(tx *wire.Tx, at rwset.Height) (*rwsetpb.TxPvtReadWriteSet,
 	return matching(tx.Endorsed.ReadWriteSet, candidates), nil
 }
 
-func (s private) open(sealed []byte, at seal.Place) (*rwsetpb.TxPvtReadWriteSet, error) {
-	plain, err := s.sealer.keyring.Open(nil, sealed, at)
-	if err != nil {
-		return nil, err
+// privateSplit is the first byte of private writes that are sealed by namespace.
+const privateSplit = 2
+
+// seal appends private writes to dst, each namespace's sealed for the place and the
+// namespace.
+func (s private) seal(dst []byte, set *rwsetpb.TxPvtReadWriteSet, at seal.Place) ([]byte, error) {
+	dst = append(dst, privateSplit)
+	for _, ns := range set.GetNsPvtRwset() {
+		plain, err := proto.Marshal(ns)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", at, err)
+		}
+		at.Namespace = ns.GetNamespace()
+		if dst, err = s.sealer.part(appendString(dst, ns.GetNamespace()), plain, at); err != nil {
+			return nil, err
+		}
 	}
+	return dst, nil
+}
+
+// open reads private writes. Those of namespaces that were shredded are left out.
+func (s private) open(row []byte, at seal.Place) (*rwsetpb.TxPvtReadWriteSet, error) {
 	set := &rwsetpb.TxPvtReadWriteSet{}
-	if err := proto.Unmarshal(plain, set); err != nil {
-		return nil, fmt.Errorf("%s: %w", at, err)
+	if len(row) == 0 || row[0] != privateSplit {
+		plain, err := s.sealer.keyring.Open(nil, row, at)
+		if err == nil {
+			err = proto.Unmarshal(plain, set)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", at, err)
+		}
+		return set, nil
+	}
+	for row = row[1:]; len(row) > 0; {
+		length, n := binary.Uvarint(row)
+		if n <= 0 || length > uint64(len(row)-n) {
+			return nil, fmt.Errorf("%s: %w: a namespace is not readable", at, seal.ErrMalformed)
+		}
+		at.Namespace = string(row[n : n+int(length)])
+		sealed, rest, ok := cutPart(row[n+int(length):])
+		if !ok {
+			return nil, fmt.Errorf("%s: %w: it is not complete", at, seal.ErrMalformed)
+		}
+		row = rest
+		plain, err := s.sealer.keyring.Open(nil, sealed, at)
+		if errors.Is(err, seal.ErrShredded) {
+			continue
+		}
+		ns := &rwsetpb.NsPvtReadWriteSet{}
+		if err == nil {
+			err = proto.Unmarshal(plain, ns)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", at, err)
+		}
+		set.NsPvtRwset = append(set.NsPvtRwset, ns)
 	}
 	return set, nil
 }
@@ -318,11 +367,11 @@ func (u privateUpdates) renew(keys []privateKey, public *updates, before *view) 
 		latest := u.m[k]
 		if latest == nil {
 			v, err := before.private(k)
+			if v == nil && err == nil || errors.Is(err, seal.ErrShredded) {
+				continue
+			}
 			if err != nil {
 				return err
-			}
-			if v == nil {
-				continue
 			}
 			latest = &privateWrite{value: *v}
 		}
@@ -340,7 +389,7 @@ func (u privateUpdates) batch(batch *leveldb.Batch, s sealer) error {
 			batch.Delete(k.row(nil))
 			continue
 		}
-		row, err := s.keyring.Seal(appendRowHead(nil, formPlain, w.version), w.bytes, s.privatePlace(k, w.version))
+		row, err := s.sealPrivate(k, &w.value)
 		if err != nil {
 			return err
 		}
@@ -356,11 +405,7 @@ func (s private) settle(p *plan) error {
 	}
 	batch := &leveldb.Batch{}
 	for _, tx := range p.private.txs {
-		plain, err := proto.Marshal(tx.set)
-		if err != nil {
-			return fmt.Errorf("private writes of transaction %s: %w", tx.at, err)
-		}
-		row, err := s.sealer.keyring.Seal(nil, plain, s.committedPlace(tx.at))
+		row, err := s.seal(nil, tx.set, s.committedPlace(tx.at))
 		if err != nil {
 			return err
 		}

@@ -2,12 +2,14 @@ package ledger
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"path/filepath"
 
 	"google.golang.org/protobuf/proto"
 
+	"strongroom/ledger/seal"
 	"strongroom/wire"
 	"strongroom/wire/commonpb"
 	"strongroom/wire/peerpb"
@@ -16,7 +18,8 @@ import (
 func unmarshal(b []byte, m proto.Message) error { return proto.Unmarshal(b, m) }
 
 // Block returns a block by its number, as it was committed: with flags and commit
-// hash in its metadata. Blocks are shared; the caller must not change them. There
+// hash in its metadata. A block with values of a namespace that was shredded gives
+// an error that wraps seal.ErrShredded. Blocks are shared; the caller must not change them. There
 // being none gives ErrNotFound, as it does in the methods below.
 func (l *Ledger) Block(number uint64) (*commonpb.Block, error) {
 	b, grown, err := l.cached(number)
@@ -28,7 +31,7 @@ func (l *Ledger) Block(number uint64) (*commonpb.Block, error) {
 	case grown != nil:
 		return nil, fmt.Errorf("block %d: %w", number, ErrNotFound)
 	}
-	return l.readBlock(number)
+	return l.readWhole(number)
 }
 
 // ParsedBlock is Block for a caller that looks into the transactions: recent blocks
@@ -41,7 +44,29 @@ func (l *Ledger) ParsedBlock(number uint64) (*wire.Block, error) {
 	case grown != nil:
 		return nil, fmt.Errorf("block %d: %w", number, ErrNotFound)
 	}
-	return l.parsedBlock(number)
+	p, err := l.parsedBlock(number)
+	if err == nil {
+		err = p.stored.whole()
+	}
+	if err != nil {
+		return nil, err
+	}
+	return p.Block, nil
+}
+
+// Outline is Block for a caller that needs the header, the metadata or a
+// configuration alone: in the place of values of namespaces that were shredded the
+// block has zeros.
+func (l *Ledger) Outline(number uint64) (*commonpb.Block, error) {
+	b, err := l.Block(number)
+	if !errors.Is(err, seal.ErrShredded) {
+		return b, err
+	}
+	stored, err := l.readBlock(number)
+	if err != nil {
+		return nil, err
+	}
+	return stored.Block, nil
 }
 
 // cached returns a block that is in memory, or, for one that is not there yet, what
@@ -61,8 +86,20 @@ func (l *Ledger) cached(number uint64) (*wire.Block, <-chan struct{}, error) {
 	return nil, nil, nil
 }
 
+// readWhole reads a block from the log of which every value can be read.
+func (l *Ledger) readWhole(number uint64) (*commonpb.Block, error) {
+	b, err := l.readBlock(number)
+	if err == nil {
+		err = b.whole()
+	}
+	if err != nil {
+		return nil, err
+	}
+	return b.Block, nil
+}
+
 // readBlock reads a block from the log.
-func (l *Ledger) readBlock(number uint64) (*commonpb.Block, error) {
+func (l *Ledger) readBlock(number uint64) (*storedBlock, error) {
 	r, err := l.readRecord(number)
 	if err != nil {
 		return nil, err
@@ -82,9 +119,11 @@ func (l *Ledger) readRecord(number uint64) (record, error) {
 func (l *Ledger) blocksDir() string { return filepath.Join(l.config.Dir, "blocks") }
 
 // parsedBlock returns a block that is in the log, parsed.
-func (l *Ledger) parsedBlock(number uint64) (*wire.Block, error) {
-	if b, _, err := l.cached(number); err != nil || b != nil {
-		return b, err
+func (l *Ledger) parsedBlock(number uint64) (*parsedBlock, error) {
+	if b, _, err := l.cached(number); err != nil {
+		return nil, err
+	} else if b != nil {
+		return &parsedBlock{b, &storedBlock{Block: b.Proto}}, nil
 	}
 	if b, ok := l.parsed.Get(number); ok {
 		return b, nil
@@ -93,9 +132,9 @@ func (l *Ledger) parsedBlock(number uint64) (*wire.Block, error) {
 	if err != nil {
 		return nil, err
 	}
-	b, err := wire.ParseBlock(raw)
+	b, err := raw.parse()
 	if err != nil {
-		return nil, fmt.Errorf("block %d: %w", number, err)
+		return nil, err
 	}
 	l.parsed.Add(number, b)
 	return b, nil
@@ -160,13 +199,13 @@ func (l *Ledger) HasTx(txID string) (bool, error) {
 // context's, ErrClosed, or a failure to read. Blocks are shared; the caller must
 // not change them.
 func (l *Ledger) Blocks(ctx context.Context, from uint64) iter.Seq2[*commonpb.Block, error] {
-	return follow(ctx, l, from, func(b *wire.Block) *commonpb.Block { return b.Proto }, l.readBlock)
+	return follow(ctx, l, from, func(b *wire.Block) *commonpb.Block { return b.Proto }, l.readWhole)
 }
 
 // ParsedBlocks is Blocks for a caller that looks into the transactions.
 func (l *Ledger) ParsedBlocks(ctx context.Context, from uint64) iter.Seq2[*wire.Block, error] {
 	return follow(ctx, l, from, func(b *wire.Block) *wire.Block { return b }, func(number uint64) (*wire.Block, error) {
-		raw, err := l.readBlock(number)
+		raw, err := l.readWhole(number)
 		if err != nil {
 			return nil, err
 		}

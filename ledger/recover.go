@@ -70,24 +70,24 @@ func (l *Ledger) reindex(r record, at location, previous []byte) ([]byte, error)
 	if got := b.Proto.Header.GetPreviousHash(); !bytes.Equal(got, previous) {
 		return nil, fmt.Errorf("block %d has previous_hash %x, the block before has %x", r.number, got, previous)
 	}
-	seen, err := l.index.seen(b)
+	seen, err := l.index.seen(b.Block)
 	if err != nil {
 		return nil, err
 	}
-	return b.Hash, l.index.write(l.index.batch(b, flags, seen, at))
+	return b.Hash, l.index.write(l.index.batch(b.Block, flags, seen, at))
 }
 
 // recorded reads a block and the flags that were recorded in it.
-func (l *Ledger) recorded(r record) (*wire.Block, []peerpb.TxValidationCode, error) {
-	proto, err := l.records.decode(r)
+func (l *Ledger) recorded(r record) (*parsedBlock, []peerpb.TxValidationCode, error) {
+	stored, err := l.records.decode(r)
 	if err != nil {
 		return nil, nil, err
 	}
-	b, err := wire.ParseBlock(proto)
+	b, err := stored.parse()
 	if err != nil {
-		return nil, nil, fmt.Errorf("block %d: %w", r.number, err)
+		return nil, nil, err
 	}
-	flags, err := recordedFlags(b)
+	flags, err := recordedFlags(b.Block)
 	return b, flags, err
 }
 
@@ -139,7 +139,7 @@ func (l *Ledger) replay(ctx context.Context, state, history uint64) error {
 		}
 		var g errgroup.Group
 		if n >= history {
-			g.Go(func() error { return l.history.write(historyBatch(b, flags)) })
+			g.Go(func() error { return l.history.write(historyBatch(b.Block, flags)) })
 		}
 		if n >= state {
 			g.Go(func() error {
@@ -164,7 +164,7 @@ func (l *Ledger) commitHashAt(next uint64) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return recordedCommitHash(b)
+	return recordedCommitHash(b.Block)
 }
 
 func recordedCommitHash(b *commonpb.Block) ([]byte, error) {
@@ -181,8 +181,9 @@ func recordedCommitHash(b *commonpb.Block) ([]byte, error) {
 
 // reapply applies a block of the log to the state, as its commit did, and returns
 // its commit hash. Flags or a commit hash other than the recorded ones mean that
-// the state was changed behind the ledger's back.
-func (l *Ledger) reapply(b *wire.Block, recorded []peerpb.TxValidationCode, before []byte) ([]byte, error) {
+// the state was changed behind the ledger's back. Over values of namespaces that were
+// shredded since no hash can be made: the recorded one is taken.
+func (l *Ledger) reapply(b *parsedBlock, recorded []peerpb.TxValidationCode, before []byte) ([]byte, error) {
 	v, err := l.newView(b.Number())
 	if err != nil {
 		return nil, fmt.Errorf("store %s: snapshot: %w", l.state.dir, err)
@@ -196,13 +197,17 @@ func (l *Ledger) reapply(b *wire.Block, recorded []peerpb.TxValidationCode, befo
 			flags[i] = peerpb.TxValidationCode_VALID
 		}
 	}
-	p, err := l.planSeen(b, flags, seen, v, before)
+	p, err := l.planSeen(b.Block, flags, seen, v, before)
 	if err != nil {
 		return nil, fmt.Errorf("block %d: %w", b.Number(), err)
 	}
 	commitHash, err := recordedCommitHash(b.Proto)
 	if err != nil {
 		return nil, err
+	}
+	p.updates.shred(b.stored.shredded)
+	if p.updates.anyGone() || len(b.stored.shredded) > 0 {
+		p.commitHash = commitHash
 	}
 	if !slices.Equal(flags, recorded) || !bytes.Equal(p.commitHash, commitHash) {
 		return nil, fmt.Errorf("block %d gives other flags or another commit hash than are recorded in it (%x, recorded is %x): "+
@@ -235,7 +240,7 @@ func (l *Ledger) loadEnd() error {
 			return err
 		}
 		e.hash, e.previous = wire.BlockHash(b.Header), b.Header.PreviousHash
-		if e.commitHash, err = recordedCommitHash(b); err != nil {
+		if e.commitHash, err = recordedCommitHash(b.Block); err != nil {
 			return err
 		}
 		if !bytes.Equal(e.hash, t.hash) {

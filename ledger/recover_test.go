@@ -277,7 +277,7 @@ func TestDamage(t *testing.T) {
 		"bit in the middle": {rebuild, func(b []byte) []byte { b[starts[6]+100] ^= 1; return b },
 			fmt.Sprintf("byte %d: record's checksum is wrong, and a whole record follows at byte %d", starts[6], starts[7])},
 		"bit in a header": {rebuild, func(b []byte) []byte { b[starts[6]] ^= 1; return b },
-			fmt.Sprintf("byte %d: record does not start with SRB1 or SRB2, and a whole record follows at byte %d", starts[6], starts[7])},
+			fmt.Sprintf("byte %d: record does not start with SRB and a form from 1 to 3, and a whole record follows at byte %d", starts[6], starts[7])},
 		"length too long": {rebuild, func(b []byte) []byte { b[starts[6]+4] |= 0x10; return b },
 			fmt.Sprintf("byte %d: record is not complete, and a whole record follows", starts[6])},
 		"bit in the last record": {[]string{"index"}, func(b []byte) []byte { b[len(b)-1] ^= 1; return b },
@@ -357,7 +357,7 @@ func TestReplayFindsChangedState(t *testing.T) {
 	}
 	l.hook = func(string) error { return nil }
 	recorded := fabricFlags(t, 5)
-	_, err := l.reapply(b, recorded, fabricCommitHashes(t)[4])
+	_, err := l.reapply(&parsedBlock{b, &storedBlock{Block: b.Proto}}, recorded, fabricCommitHashes(t)[4])
 	if err == nil || !strings.Contains(err.Error(), "the state was changed") || !strings.Contains(err.Error(), filepath.Join(dir, "state")) {
 		t.Errorf("got %v", err)
 	}

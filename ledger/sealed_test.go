@@ -312,6 +312,12 @@ func version2(t *testing.T) (dir string, k *seal.Keyring) {
 	return fixture(t, "version2.tar.gz")
 }
 
+// version3 is the same of version 3, with the last block 40 times more.
+func version3(t *testing.T) (dir string, k *seal.Keyring) {
+	t.Helper()
+	return fixture(t, "version3.tar.gz")
+}
+
 func fixture(t *testing.T, name string) (dir string, k *seal.Keyring) {
 	t.Helper()
 	root := memoryDir(t)
@@ -372,7 +378,7 @@ func checkUpgraded(t *testing.T, dir string, k *seal.Keyring) {
 	if found, files := fixtureGrams(t).find(t, dir); len(found) > 0 || files < 10 {
 		t.Errorf("of %d files these are readable: %q", files, found)
 	}
-	if b, err := os.ReadFile(filepath.Join(dir, formatFile)); err != nil || string(b) != "strongroom ledger 3\nchannel mychannel\n" {
+	if b, err := os.ReadFile(filepath.Join(dir, formatFile)); err != nil || string(b) != "strongroom ledger 4\nchannel mychannel\n" {
 		t.Errorf("FORMAT is %q, %v", b, err)
 	}
 	entries, err := os.ReadDir(dir)
@@ -432,7 +438,7 @@ func TestUpgradeInterrupted(t *testing.T) {
 			if opened, err := Open(ctx, l.config); !errors.Is(err, context.Canceled) {
 				t.Errorf("%v, %v", opened, err)
 			}
-			if b, err := os.ReadFile(l.formatPath()); err != nil || !strings.HasPrefix(string(b), "strongroom ledger 1 to 2\n") {
+			if b, err := os.ReadFile(l.formatPath()); err != nil || !strings.HasPrefix(string(b), "strongroom ledger 3 to 4\n") {
 				t.Errorf("FORMAT is %q, %v", b, err)
 			}
 		},
@@ -469,7 +475,7 @@ func TestUpgradeKeepsHeight(t *testing.T) {
 }
 
 func TestParseForm(t *testing.T) {
-	for _, f := range []folderForm{{"1", "c", 0}, {"2", "c", 0}, {"3", "c", 0}, {"1 to 2", "c", 12}} {
+	for _, f := range []folderForm{{"1", "c", 0}, {"2", "c", 0}, {"3", "c", 0}, {"4", "c", 0}, {"1 to 2", "c", 12}, {"3 to 4", "c", 7}} {
 		if got, ok := parseForm(f.marshal()); !ok || got != f {
 			t.Errorf("%+v is read as %+v, %t", f, got, ok)
 		}

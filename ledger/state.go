@@ -22,19 +22,32 @@ import (
 //	'h' namespace collection key-hash → the hash of a private value
 //	'v' namespace collection key      → a private value
 //	'm' namespace                     → there, when a key of it ever had metadata
+//	'z' namespace                     → see indexerase.go
 //	's'                               → savepoint: the next block's number
 //	'b', 'x'                          → see store.go
 //
-// A value is a form byte, the height as two varints and the sealed value. With
-// form 2 what is sealed is the value's length, the value and the metadata.
+// A value is a form byte, the height as two varints, the length of the sealed
+// metadata and the sealed metadata if the form says so, and the sealed value. Values
+// are sealed with the namespace's keys, metadata with the channel's: it says who must
+// endorse the next write. Where a value is gone with its namespace's keys and was
+// written anew, because only its metadata changed or the state was rebuilt, there is none.
+//
+//	form 1  value
+//	form 3  metadata, value
+//	form 4  nothing: the value is gone
+//	form 5  metadata: the value is gone
+//
+// Form 2, one seal around value and metadata, was of formats 1 and 2 of a ledger.
 const (
 	rowPublic   = 'p'
 	rowHash     = 'h'
 	rowPrivate  = 'v'
 	rowMetadata = 'm'
 
-	formPlain    = 1
-	formMetadata = 2
+	formPlain        = 1
+	formMetadata     = 3
+	formGone         = 4
+	formGoneMetadata = 5
 )
 
 // stateKey names a row of state. Without a collection it is a public key, else the
@@ -61,6 +74,7 @@ type value struct {
 	bytes    []byte
 	metadata []byte // kvrwset.KVMetadataWrite with entries alone, as Fabric keeps it; nil without
 	version  rwset.Height
+	gone     bool // the namespace was shredded: bytes says nothing
 }
 
 // decodeMetadata reads a value's metadata into a map, nil when there is none.
@@ -85,17 +99,18 @@ type sealer struct {
 	channel string
 }
 
-func (s sealer) place(k stateKey, version rwset.Height, metadata bool) seal.Place {
+func (s sealer) place(k stateKey, version rwset.Height) seal.Place {
 	p := seal.Place{Kind: seal.KindState, Channel: s.channel, Namespace: k.ns, Collection: k.collection, Key: k.key,
 		Block: version.Block, Tx: version.Tx}
-	switch {
-	case k.collection == "" && metadata:
-		p.Kind = seal.KindStateMetadata
-	case k.collection != "" && metadata:
-		p.Kind = seal.KindHashMetadata
-	case k.collection != "":
+	if k.collection != "" {
 		p.Kind = seal.KindHash
 	}
+	return p
+}
+
+func (s sealer) metadataPlace(k stateKey, version rwset.Height) seal.Place {
+	p := s.place(k, version)
+	p.Kind = seal.KindMetadata
 	return p
 }
 
@@ -106,66 +121,126 @@ func (s sealer) privatePlace(k privateKey, version rwset.Height) seal.Place {
 
 // seal appends the row of a value to dst.
 func (s sealer) seal(dst []byte, k stateKey, v *value) ([]byte, error) {
-	if len(v.metadata) == 0 {
-		return s.keyring.Seal(appendRowHead(dst, formPlain, v.version), v.bytes, s.place(k, v.version, false))
+	form := byte(formPlain)
+	switch {
+	case v.gone && len(v.metadata) > 0:
+		form = formGoneMetadata
+	case v.gone:
+		form = formGone
+	case len(v.metadata) > 0:
+		form = formMetadata
 	}
-	both := make([]byte, 0, binary.MaxVarintLen64+len(v.bytes)+len(v.metadata))
-	both = binary.AppendUvarint(both, uint64(len(v.bytes)))
-	both = append(append(both, v.bytes...), v.metadata...)
-	return s.keyring.Seal(appendRowHead(dst, formMetadata, v.version), both, s.place(k, v.version, true))
-}
-
-func appendRowHead(dst []byte, form byte, version rwset.Height) []byte {
 	dst = append(dst, form)
-	dst = binary.AppendUvarint(dst, version.Block)
-	return binary.AppendUvarint(dst, version.Tx)
+	dst = binary.AppendUvarint(dst, v.version.Block)
+	dst = binary.AppendUvarint(dst, v.version.Tx)
+	if len(v.metadata) > 0 {
+		sealed, err := s.keyring.Seal(nil, v.metadata, s.metadataPlace(k, v.version))
+		if err != nil {
+			return nil, err
+		}
+		dst = append(binary.AppendUvarint(dst, uint64(len(sealed))), sealed...)
+	}
+	if v.gone {
+		return dst, nil
+	}
+	return s.keyring.Seal(dst, v.bytes, s.place(k, v.version))
 }
 
-// rowHead reads the part of a row that is not sealed.
-func rowHead(row []byte) (form byte, version rwset.Height, sealed []byte, err error) {
-	if len(row) == 0 || row[0] != formPlain && row[0] != formMetadata {
-		return 0, version, nil, errors.New("row does not start with a known form")
+// stateRow is a row of state before its seals are opened.
+type stateRow struct {
+	version  rwset.Height
+	metadata []byte // sealed; nil without
+	value    []byte // sealed
+	gone     bool
+}
+
+// parseRow reads the part of a row that is not sealed.
+func parseRow(row []byte) (r stateRow, err error) {
+	if len(row) == 0 || row[0] != formPlain && (row[0] < formMetadata || row[0] > formGoneMetadata) {
+		return r, errors.New("row does not start with a known form")
 	}
+	form := row[0]
 	var n [2]uint64
-	if sealed, err = uvarints(row[1:], n[:]); err != nil {
-		return 0, version, nil, errors.New("row's height is not readable")
+	if r.value, err = uvarints(row[1:], n[:]); err != nil {
+		return r, errors.New("row's height is not readable")
 	}
-	return row[0], rwset.Height{Block: n[0], Tx: n[1]}, sealed, nil
+	r.version = rwset.Height{Block: n[0], Tx: n[1]}
+	if form == formMetadata || form == formGoneMetadata {
+		length, n := binary.Uvarint(r.value)
+		if n <= 0 || length > uint64(len(r.value)-n) {
+			return r, errors.New("length of the row's metadata is not readable")
+		}
+		r.metadata, r.value = r.value[n:n+int(length)], r.value[n+int(length):]
+	}
+	r.gone = form == formGone || form == formGoneMetadata
+	if r.gone && len(r.value) > 0 {
+		return r, errors.New("there is more after the row's end")
+	}
+	return r, nil
 }
 
-// open reads the row of a value.
-func (s sealer) open(row []byte, k stateKey) (*value, error) {
-	form, version, sealed, err := rowHead(row)
+func (s sealer) parseRow(row []byte, k stateKey) (stateRow, error) {
+	r, err := parseRow(row)
 	if err != nil {
-		return nil, fmt.Errorf("state of %s: %w", s.place(k, version, false), err)
+		return r, fmt.Errorf("state of %s: %w", s.place(k, r.version), err)
 	}
-	plain, err := s.keyring.Open(nil, sealed, s.place(k, version, form == formMetadata))
+	return r, nil
+}
+
+// open reads the row of a value. One that is gone gives an error that wraps
+// seal.ErrShredded.
+func (s sealer) open(row []byte, k stateKey) (*value, error) {
+	v, err := s.openGone(row, k)
+	if err == nil && v.gone {
+		return nil, fmt.Errorf("%s: %w", s.place(k, v.version), seal.ErrShredded)
+	}
+	return v, err
+}
+
+// openGone is open for which a value may be gone. The height of such a value is
+// vouched for by the seal of the store's file alone.
+func (s sealer) openGone(row []byte, k stateKey) (*value, error) {
+	r, err := s.parseRow(row, k)
 	if err != nil {
 		return nil, err
 	}
-	v := &value{bytes: plain, version: version}
-	if form == formMetadata {
-		length, n := binary.Uvarint(plain)
-		if n <= 0 || length > uint64(len(plain)-n) {
-			return nil, fmt.Errorf("state of %s: length of its value is not readable", s.place(k, version, true))
+	v := &value{version: r.version, gone: r.gone}
+	if !r.gone {
+		v.bytes, err = s.keyring.Open(nil, r.value, s.place(k, r.version))
+		if errors.Is(err, seal.ErrShredded) {
+			v.gone, err = true, nil
 		}
-		plain = plain[n:]
-		v.bytes, v.metadata = plain[:length:length], plain[length:]
+	}
+	if err == nil && r.metadata != nil {
+		v.metadata, err = s.keyring.Open(nil, r.metadata, s.metadataPlace(k, r.version))
+	}
+	if err != nil {
+		return nil, err
 	}
 	return v, nil
 }
 
+// sealPrivate makes the row of a private value.
+func (s sealer) sealPrivate(k privateKey, v *value) ([]byte, error) {
+	row := binary.AppendUvarint([]byte{formPlain}, v.version.Block)
+	row = binary.AppendUvarint(row, v.version.Tx)
+	return s.keyring.Seal(row, v.bytes, s.privatePlace(k, v.version))
+}
+
 // openPrivate reads the row of a private value.
 func (s sealer) openPrivate(row []byte, k privateKey) (*value, error) {
-	_, version, sealed, err := rowHead(row)
-	if err != nil {
-		return nil, fmt.Errorf("state of %s: %w", s.privatePlace(k, version), err)
+	r, err := parseRow(row)
+	if err == nil && (r.gone || r.metadata != nil) {
+		err = errors.New("row is of another form than private values have")
 	}
-	plain, err := s.keyring.Open(nil, sealed, s.privatePlace(k, version))
+	if err != nil {
+		return nil, fmt.Errorf("state of %s: %w", s.privatePlace(k, r.version), err)
+	}
+	plain, err := s.keyring.Open(nil, r.value, s.privatePlace(k, r.version))
 	if err != nil {
 		return nil, err
 	}
-	return &value{bytes: plain, version: version}, nil
+	return &value{bytes: plain, version: r.version}, nil
 }
 
 // stateReader reads state out of one snapshot of the store.
@@ -204,10 +279,20 @@ func (r *stateReader) lookup(k stateKey) (*value, error) {
 	return r.sealer.open(row, k)
 }
 
+// lookupGone is lookup for which a value may be gone.
+func (r *stateReader) lookupGone(k stateKey) (*value, error) {
+	row, err := r.get(k.row)
+	if err != nil || row == nil {
+		return nil, err
+	}
+	return r.sealer.openGone(row, k)
+}
+
 // version returns the height at which a key was written, nil when it is not there.
-// The value is opened for it: a height that nobody authenticated decides nothing.
+// The value is opened for it, unless it is gone: a height that nobody authenticated
+// decides nothing.
 func (r *stateReader) version(k stateKey) (*rwset.Height, error) {
-	v, err := r.lookup(k)
+	v, err := r.lookupGone(k)
 	if err != nil || v == nil {
 		return nil, err
 	}
@@ -216,15 +301,15 @@ func (r *stateReader) version(k stateKey) (*rwset.Height, error) {
 
 // metadata returns a key's metadata, nil when it has none or is not there.
 func (r *stateReader) metadata(k stateKey) ([]byte, error) {
-	row, err := r.get(k.row)
-	if err != nil || row == nil || len(row) > 0 && row[0] == formPlain {
+	raw, err := r.get(k.row)
+	if err != nil || raw == nil {
 		return nil, err
 	}
-	v, err := r.sealer.open(row, k)
-	if err != nil {
+	row, err := r.sealer.parseRow(raw, k)
+	if err != nil || row.metadata == nil {
 		return nil, err
 	}
-	return v.metadata, nil
+	return r.sealer.keyring.Open(nil, row.metadata, r.sealer.metadataPlace(k, row.version))
 }
 
 // private returns a private value, nil when it is not there.
@@ -295,7 +380,8 @@ func (r *stateReader) scan(ns, start, end string) *stateScan {
 type stateScan struct {
 	reader *stateReader
 	ns     string
-	prefix int // bytes of a row's key before the key itself
+	prefix int  // bytes of a row's key before the key itself
+	gone   bool // values may be gone
 	rows   iterator.Iterator
 }
 
@@ -308,7 +394,11 @@ func (s *stateScan) next() (string, *value, error) {
 		return "", nil, nil
 	}
 	key := string(s.rows.Key()[s.prefix:])
-	v, err := s.reader.sealer.open(s.rows.Value(), stateKey{ns: s.ns, key: key})
+	open := s.reader.sealer.open
+	if s.gone {
+		open = s.reader.sealer.openGone
+	}
+	v, err := open(s.rows.Value(), stateKey{ns: s.ns, key: key})
 	return key, v, err
 }
 

@@ -37,14 +37,18 @@ type Stats struct {
 	Format       string `json:"format"` // version of the folder's format
 	Height       uint64 `json:"height"`
 	Transactions uint64 `json:"transactions"` // ids in the index
-	// Compressed and Plain count the records of the block log by their form.
+	// Compressed and Plain count the records of the block log by their form; a record of
+	// the present form counts as compressed, though blocks of more than 128 MiB are not.
 	Compressed uint64               `json:"compressedBlocks"`
 	Plain      uint64               `json:"plainBlocks"`
 	Parts      []Part               `json:"parts"`
 	Bytes      int64                `json:"bytes"` // of all parts
 	Namespaces map[string]Namespace `json:"namespaces"`
-	// Terms counts blocks and rows of state by the term of the keyring that sealed them.
+	// Terms counts blocks (their outlines), metadata and values of state by the term of
+	// the keyring that sealed them.
 	Terms map[uint32]uint64 `json:"terms"`
+	// Shredded are the namespaces of the channel whose keys were destroyed, oldest first.
+	Shredded []seal.Shredded `json:"shredded,omitempty"`
 }
 
 // Stats counts what the ledger holds, on one snapshot of each store, beside commits.
@@ -105,6 +109,11 @@ func openForReading(c Config) (*Ledger, error) {
 func (l *Ledger) stats(ctx context.Context, state *leveldb.Snapshot, height uint64, folders map[string]string) (*Stats, error) {
 	s := &Stats{Channel: l.config.ChannelID, Format: formatNow, Height: height,
 		Namespaces: map[string]Namespace{}, Terms: map[uint32]uint64{}}
+	for _, gone := range l.config.Keyring.Shredded() {
+		if gone.Channel == l.config.ChannelID {
+			s.Shredded = append(s.Shredded, gone)
+		}
+	}
 	if err := s.countState(ctx, state); err != nil {
 		return nil, fmt.Errorf("store %s: %w", l.state.dir, err)
 	}
@@ -167,11 +176,14 @@ func (s *Stats) countState(ctx context.Context, state *leveldb.Snapshot) error {
 				n.PrivateKeys++
 			}
 			s.Namespaces[ns] = n
-			_, _, sealed, err := rowHead(row)
-			if err != nil {
+			r, err := parseRow(row)
+			if err == nil && r.metadata != nil {
+				err = s.term(r.metadata)
+			}
+			if err != nil || r.gone {
 				return err
 			}
-			return s.term(sealed)
+			return s.term(r.value)
 		})
 		if err != nil {
 			return err
@@ -206,7 +218,13 @@ func (l *Ledger) countIndex(ctx context.Context, s *Stats) error {
 		if err != nil {
 			return fmt.Errorf("block %d: %w", n, err)
 		}
-		if form == formCompressed {
+		if form == formSplit {
+			if len(start) < 4 {
+				return fmt.Errorf("block %d: its outline is not complete", n)
+			}
+			start = start[4:]
+		}
+		if form != formMarshalled {
 			s.Compressed++
 		} else {
 			s.Plain++

@@ -14,6 +14,7 @@ import (
 	"github.com/syndtr/goleveldb/leveldb/storage"
 	"github.com/syndtr/goleveldb/leveldb/util"
 
+	"strongroom/ledger/seal"
 	"strongroom/ledger/seal/sealfs"
 )
 
@@ -57,7 +58,7 @@ func openStore(c Config, name string, compress bool) (*store, error) {
 		dir += rebuiltSuffix
 	}
 	s, recovered, err := openDatabase(c, dir, name, compress)
-	if isCorrupted(err) {
+	if isCorrupted(err) || errors.Is(err, seal.ErrUnknownTerm) {
 		return nil, fmt.Errorf("%w: %s", err, advice)
 	}
 	if err != nil {

@@ -258,7 +258,7 @@ func FuzzFrame(f *testing.F) {
 	f.Add(frame)
 	f.Add(frame[:frameHeader])
 	f.Add([]byte(frameMagic + "1"))
-	f.Add([]byte(frameMagic + "3"))
+	f.Add([]byte(frameMagic + "4"))
 	f.Add(bytes.Repeat([]byte{0xff}, 40))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		r, err := parseFrame(b)

@@ -196,7 +196,7 @@ func TestVerifyTampered(t *testing.T) {
 		"private value without a hash": {func(t *testing.T, l *Ledger) {
 			pk := privateKey{"kv", "c", "k"}
 			at := rwset.Height{Block: 5}
-			row, err := k.Seal(appendRowHead(nil, formPlain, at), []byte("v"), l.sealer.privatePlace(pk, at))
+			row, err := l.sealer.sealPrivate(pk, &value{bytes: []byte("v"), version: at})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -374,7 +374,7 @@ func TestStats(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, s := range []*Stats{rest, live} {
-		if s.Height != fabricBlocks+20 || s.Plain != fabricBlocks || s.Compressed != 20 || s.Format != formatNow || len(s.Parts) != 6 {
+		if s.Height != fabricBlocks+20 || s.Plain != 0 || s.Compressed != fabricBlocks+20 || s.Format != formatNow || len(s.Parts) != 6 {
 			t.Errorf("%+v", s)
 		}
 		if kv := s.Namespaces["kv"]; kv.Keys == 0 || kv.Bytes == 0 || s.Namespaces["_lifecycle"].PrivateKeys == 0 {
@@ -400,5 +400,47 @@ func TestStats(t *testing.T) {
 	}
 	if _, err := ReadStats(context.Background(), c, nil); err == nil {
 		t.Error("a ledger in use was read")
+	}
+}
+
+// Of a ledger with a shredded namespace all is verified that is left, and the stats say so.
+func TestVerifyShredded(t *testing.T) {
+	dir, k := fullLedger(t)
+	if _, err := k.Shred(testChannel, "kv"); err != nil {
+		t.Fatal(err)
+	}
+	check := func() {
+		t.Helper()
+		v := verifyIn(t, dir, k)
+		if len(v.Problems) > 0 || v.Height < fabricBlocks+20 || !strings.Contains(strings.Join(v.Notes, "\n"), `values of namespaces ["kv"] are shredded`) {
+			t.Errorf("%+v", v)
+		}
+	}
+	check()
+	l := openTest(t, dir, k)
+	commitOne(t, l, 2)
+	s, err := l.Stats(context.Background(), nil)
+	if err != nil || len(s.Shredded) != 1 || s.Shredded[0].Namespace != "kv" || s.Namespaces["kv"].Keys == 0 {
+		t.Errorf("%+v, %v", s, err)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	check()
+	if _, err := Rebuild(context.Background(), Config{Dir: dir, ChannelID: testChannel, Keyring: k}); err != nil {
+		t.Fatal(err)
+	}
+	check()
+	l = openTest(t, dir, k)
+	row, err := l.sealer.seal(nil, stateKey{ns: "kv", key: "a00"}, &value{gone: true, version: rwset.Height{Block: 1}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(t, l.state, stateKey{ns: "kv", key: "a00"}.row(nil), row)
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if v := verifyIn(t, dir, k); len(v.Problems) != 1 || !strings.Contains(v.Problems[0].What, "it has version 1:0") {
+		t.Errorf("%+v", v)
 	}
 }

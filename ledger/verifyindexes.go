@@ -74,7 +74,7 @@ func (v *verifier) indexEntry(key, row []byte) string {
 		}
 		var was *value
 		if stored != nil {
-			if was, err = v.ledger.sealer.open(stored, k); err != nil {
+			if was, err = v.ledger.sealer.openGone(stored, k); err != nil {
 				return "" // the value itself is named
 			}
 		}

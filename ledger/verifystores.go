@@ -12,6 +12,7 @@ import (
 	"github.com/syndtr/goleveldb/leveldb/iterator"
 
 	"strongroom/ledger/rwset"
+	"strongroom/ledger/seal"
 )
 
 // store compares a store with the scratch ledger's.
@@ -109,6 +110,8 @@ func (v *verifier) extra(name string, key, row []byte) string {
 		switch key[0] {
 		case rowPrivate:
 			return v.privateValue(key, row)
+		case rowErased:
+			return ""
 		case rowIndex:
 			_, err := parseIndexRow(key, row)
 			return text(err)
@@ -182,9 +185,12 @@ func (v *verifier) value(key, ours, want []byte) string {
 	if err != nil {
 		return "its key is not readable"
 	}
-	was, err := v.ledger.sealer.open(ours, k)
+	was, err := v.ledger.sealer.openGone(ours, k)
 	if err != nil {
 		return err.Error()
+	}
+	if was.gone && !v.config.Keyring.IsShredded(v.config.ChannelID, k.ns) {
+		return "its value is gone, but its namespace was not shredded"
 	}
 	is, err := v.scratch.sealer.open(want, k)
 	if err != nil {
@@ -193,7 +199,7 @@ func (v *verifier) value(key, ours, want []byte) string {
 	switch {
 	case was.version != is.version:
 		return fmt.Sprintf("it has version %s, the blocks give %s", was.version, is.version)
-	case !bytes.Equal(was.bytes, is.bytes) || !bytes.Equal(was.metadata, is.metadata):
+	case !was.gone && !bytes.Equal(was.bytes, is.bytes) || !bytes.Equal(was.metadata, is.metadata):
 		return fmt.Sprintf("its value or metadata (%d and %d bytes) is not what the blocks give (%d and %d bytes)",
 			len(was.bytes), len(was.metadata), len(is.bytes), len(is.metadata))
 	}
@@ -208,6 +214,9 @@ func (v *verifier) privateValue(key, row []byte) string {
 	}
 	k := privateKey(sk)
 	value, err := v.ledger.sealer.openPrivate(row, k)
+	if errors.Is(err, seal.ErrShredded) {
+		return ""
+	}
 	if err != nil {
 		return err.Error()
 	}
@@ -221,6 +230,9 @@ func (v *verifier) privateValue(key, row []byte) string {
 		return "its hash is missing"
 	}
 	h, err := v.ledger.sealer.open(hashRow, hk)
+	if errors.Is(err, seal.ErrShredded) {
+		return "" // only the metadata was written since
+	}
 	if err != nil {
 		return err.Error()
 	}

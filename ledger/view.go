@@ -39,7 +39,3 @@ func (l *Ledger) acquire() (*view, error) {
 	l.view.users.Add(1) // cannot have reached 0: the ledger itself is a user
 	return l.view, nil
 }
-
-func (v *view) rows(ns, start, end string) rows { return v.scan(ns, start, end) }
-
-var _ committed = (*view)(nil)

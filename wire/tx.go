@@ -43,7 +43,14 @@ func NewBlock(b *commonpb.Block) (*Block, error) {
 // order of Fabric's validator, because the first that fails gives the code:
 // core/common/validation/msgvalidation.go, then Dispatch of
 // core/committer/txvalidator/v20/plugindispatcher/dispatcher.go.
-func ParseTx(index int, envelope []byte) *Tx {
+func ParseTx(index int, envelope []byte) *Tx { return parseTx(index, envelope, false) }
+
+// ParseWithheld is ParseTx for a transaction that was judged before and of which
+// values were replaced by zeros since: that it still hashes to what was endorsed is
+// not looked at. It must not be used to judge a transaction.
+func ParseWithheld(index int, envelope []byte) *Tx { return parseTx(index, envelope, true) }
+
+func parseTx(index int, envelope []byte, withheld bool) *Tx {
 	tx := &Tx{Index: index, Envelope: envelope}
 	if err := scanTwo(envelope, &tx.Payload, &tx.Signature); err != nil {
 		tx.HeaderFault = fault(peerpb.TxValidationCode_INVALID_OTHER_REASON, "the transaction's bytes are not a common.Envelope")
@@ -60,7 +67,7 @@ func ParseTx(index int, envelope []byte) *Tx {
 	}
 	switch commonpb.HeaderType(e.ChannelHeader.Type) {
 	case commonpb.HeaderType_ENDORSER_TRANSACTION:
-		tx.BodyFault = tx.parseEndorsed(e)
+		tx.BodyFault = tx.parseEndorsed(e, withheld)
 	case commonpb.HeaderType_CONFIG:
 		tx.BodyFault = tx.parseConfig(e)
 	default:
@@ -106,7 +113,7 @@ func (tx *Tx) parseConfig(e *Envelope) *Fault {
 
 // parseEndorsed reads an ENDORSER_TRANSACTION. What it returns is found before the
 // duplicate check; what Fabric finds after it goes into Endorsed.ResultsFault.
-func (tx *Tx) parseEndorsed(e *Envelope) *Fault {
+func (tx *Tx) parseEndorsed(e *Envelope, withheld bool) *Fault {
 	if want := TxID(e.SignatureHeader.Nonce, e.SignatureHeader.Creator); e.ChannelHeader.TxId != want {
 		return fault(peerpb.TxValidationCode_BAD_PROPOSAL_TXID, "tx_id is %q, nonce and creator give %q", e.ChannelHeader.TxId, want)
 	}
@@ -143,7 +150,7 @@ func (tx *Tx) parseEndorsed(e *Envelope) *Fault {
 	if e.ChannelHeaderBytes == nil || endorsed.ProposalPayload == nil {
 		return fault(code, "protos.ChaincodeActionPayload.chaincode_proposal_payload is missing")
 	}
-	if !bytes.Equal(endorsed.ProposalHash, proposalHash(e.ChannelHeaderBytes, action.header, endorsed.ProposalPayload)) {
+	if !withheld && !bytes.Equal(endorsed.ProposalHash, proposalHash(e.ChannelHeaderBytes, action.header, endorsed.ProposalPayload)) {
 		return fault(code, "the proposal hash that was endorsed is not that of the proposal")
 	}
 	tx.Endorsed = endorsed

@@ -11,11 +11,11 @@ type Kind byte
 
 // The kinds. Their numbers are part of what is authenticated: they never change.
 const (
-	KindBlock         Kind = 1 // a whole block of a channel's log
+	KindBlock         Kind = 1 // a whole block of a channel's log, as formats 1 and 2 of a ledger have it
 	KindState         Kind = 2 // a public value
-	KindStateMetadata Kind = 3 // a public value with its metadata
+	KindStateMetadata Kind = 3 // a public value with its metadata, in formats 1 and 2
 	KindHash          Kind = 4 // the hash of a private value
-	KindHashMetadata  Kind = 5 // the hash of a private value with the key's metadata
+	KindHashMetadata  Kind = 5 // the hash of a private value with the key's metadata, in formats 1 and 2
 	KindPrivate       Kind = 6 // a private value
 	KindKept          Kind = 7 // private writes that wait for their transaction
 	KindCommitted     Kind = 8 // private writes of a committed transaction
@@ -23,6 +23,10 @@ const (
 	KindFile          Kind = 10
 	// KindCompressedBlock is a whole block of a channel's log that was compressed.
 	KindCompressedBlock Kind = 11
+	KindMetadata        Kind = 12 // the metadata of a public or private key
+	KindOutline         Kind = 13 // a block without the values of its namespaces
+	KindValues          Kind = 14 // the values of one namespace in a block
+	KindTerm            Kind = 15 // nothing: the proof that a data key belongs to its file
 )
 
 var kindNames = map[Kind]string{
@@ -30,6 +34,7 @@ var kindNames = map[Kind]string{
 	KindHashMetadata: "private hash with metadata", KindPrivate: "private value", KindKept: "kept private writes",
 	KindCommitted: "committed private writes", KindPackage: "chaincode package", KindFile: "file",
 	KindCompressedBlock: "compressed block",
+	KindMetadata:        "metadata", KindOutline: "block outline", KindValues: "values of a block", KindTerm: "data key",
 }
 
 // Place is where a sealed value belongs. All of it is associated data: a value
@@ -42,6 +47,45 @@ type Place struct {
 	Key        string
 	Block      uint64
 	Tx         uint64
+}
+
+// scope is whose keys seal: of a namespace of a channel, of a channel (namespace ""),
+// or of the node (both "").
+type scope struct{ channel, namespace string }
+
+// String names the scope for an error.
+func (s scope) String() string {
+	switch {
+	case s.namespace != "":
+		return fmt.Sprintf("namespace %q of channel %q", s.namespace, s.channel)
+	case s.channel != "":
+		return fmt.Sprintf("channel %q", s.channel)
+	}
+	return "the node"
+}
+
+// OwnKeys tells whether a namespace has keys of its own: those of chaincode that users
+// install have, those of the system (the configuration's "", _lifecycle and the
+// system chaincodes) are sealed under the channel's keys and cannot be shredded.
+func OwnKeys(namespace string) bool {
+	switch namespace {
+	case "", "lscc", "cscc", "qscc", "escc", "vscc":
+		return false
+	}
+	return namespace[0] != '_'
+}
+
+// scope says whose keys seal a place.
+func (p Place) scope() scope {
+	switch p.Kind {
+	case KindState, KindStateMetadata, KindHash, KindHashMetadata, KindPrivate, KindKept, KindCommitted, KindValues:
+		if OwnKeys(p.Namespace) {
+			return scope{p.Channel, p.Namespace}
+		}
+	case KindTerm:
+		return scope{p.Channel, p.Namespace}
+	}
+	return scope{channel: p.Channel}
 }
 
 // String names the place for an error.

@@ -36,10 +36,15 @@ func (s *scratch) set(counter uint64, header []byte, p Place) {
 // plaintext and dst must not overlap. An error means that the value was not
 // sealed; it never holds the plaintext.
 func (k *Keyring) Seal(dst, plaintext []byte, p Place) ([]byte, error) {
-	t, counter, err := k.next()
+	t, counter, err := k.next(p.scope())
 	if err != nil {
 		return nil, fmt.Errorf("seal %s: %w", p, err)
 	}
+	return t.seal(dst, plaintext, counter, p), nil
+}
+
+// seal is Seal with a counter that the term never used before.
+func (t *term) seal(dst, plaintext []byte, counter uint64, p Place) []byte {
 	start := len(dst)
 	dst = append(dst, format)
 	dst = binary.AppendUvarint(dst, uint64(t.id))
@@ -48,35 +53,30 @@ func (k *Keyring) Seal(dst, plaintext []byte, p Place) ([]byte, error) {
 	s.set(counter, dst[start:], p)
 	dst = t.aead.Seal(dst, s.nonce[:], plaintext, s.ad)
 	scratches.Put(s)
-	return dst, nil
+	return dst
 }
 
-// next takes a nonce of the present term, or starts a new term when it is used up.
-func (k *Keyring) next() (*term, uint64, error) {
+// next takes a nonce of the present term of a scope, or starts a new term when there
+// is none or it is used up.
+func (k *Keyring) next(of scope) (*term, uint64, error) {
 	for {
-		t := k.current.Load()
-		if t == nil {
+		m := k.current.Load()
+		if m == nil {
 			return nil, 0, k.unusable()
 		}
-		if n := t.next.Add(1) - 1; n < k.limit {
-			return t, n, nil
+		t := (*m)[of]
+		if t != nil {
+			if n := t.next.Add(1) - 1; n < k.limit {
+				return t, n, nil
+			}
 		}
-		if err := k.replace(t); err != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), deviceTimeout)
+		err := k.replace(ctx, of, t)
+		cancel()
+		if err != nil {
 			return nil, 0, err
 		}
 	}
-}
-
-// replace starts a new term unless another caller has done so already.
-func (k *Keyring) replace(used *term) error {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.current.Load() != used {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), deviceTimeout)
-	defer cancel()
-	return k.rotate(ctx)
 }
 
 func (k *Keyring) unusable() error {
@@ -89,23 +89,31 @@ func (k *Keyring) unusable() error {
 }
 
 // Open appends the plaintext of a sealed value to dst. The errors wrap
-// ErrMalformed, ErrAltered, ErrUnknownTerm, ErrOtherWrappingKey, or the token's
-// own error when it could not unwrap the term's key; all name the place.
+// ErrMalformed, ErrAltered, ErrUnknownTerm, ErrShredded, ErrOtherWrappingKey, or the
+// token's own error when it could not unwrap the term's key; all name the place.
 func (k *Keyring) Open(dst, sealed []byte, p Place) ([]byte, error) {
 	id, counter, header, err := parse(sealed)
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", p, err)
 	}
-	t, err := k.term(id)
+	t, err := k.term(id, p.scope())
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", p, err)
 	}
+	out, err := t.open(dst, sealed, counter, header, p)
+	if err != nil {
+		return nil, fmt.Errorf("open %s (term %d): %w", p, id, err)
+	}
+	return out, nil
+}
+
+func (t *term) open(dst, sealed []byte, counter uint64, header int, p Place) ([]byte, error) {
 	s := scratches.Get().(*scratch)
 	s.set(counter, sealed[:header], p)
 	out, err := t.aead.Open(dst, s.nonce[:], sealed[header:], s.ad)
 	scratches.Put(s)
 	if err != nil {
-		return nil, fmt.Errorf("open %s (term %d): %w", p, id, ErrAltered)
+		return nil, ErrAltered
 	}
 	return out, nil
 }

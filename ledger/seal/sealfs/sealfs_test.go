@@ -570,3 +570,39 @@ func FuzzRecord(f *testing.F) {
 		}
 	})
 }
+
+// The key of a file that is removed is overwritten: what the disk keeps does not open.
+func TestRemoveDestroysKey(t *testing.T) {
+	c := Config{Dir: t.TempDir(), Keyring: sealtest.Keyring(t), Channel: "c", Store: "s"}
+	s := openTest(t, c)
+	for _, kind := range []storage.FileType{storage.TypeTable, storage.TypeJournal} {
+		fd := storage.FileDesc{Type: kind, Num: 7}
+		w, err := s.Create(fd)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write([]byte("content")); err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(w.Sync(), w.Close()); err != nil {
+			t.Fatal(err)
+		}
+		kept := filepath.Join(t.TempDir(), "kept")
+		if err := os.Link(s.path(fd.String()), kept); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Remove(fd); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := os.Stat(s.path(fd.String())); !errors.Is(err, os.ErrNotExist) {
+			t.Error(err)
+		}
+		b, err := os.ReadFile(kept)
+		if err != nil || len(b) < headSize {
+			t.Fatal(err)
+		}
+		if head := b[:min(len(b), maxHeader)]; bytes.Count(head, []byte{0}) != len(head) {
+			t.Errorf("the header is %x", head)
+		}
+	}
+}

@@ -279,12 +279,25 @@ func (s *Storage) Create(fd storage.FileDesc) (storage.Writer, error) {
 	return &recordWriter{file: w, aead: aead}, nil
 }
 
-// Remove deletes a file.
+// Remove deletes a file, after it overwrote the file's key where it lies: what the
+// disk keeps of the rest cannot be opened any more, with the keyring either.
 func (s *Storage) Remove(fd storage.FileDesc) error {
 	if err := s.check(fd); err != nil {
 		return err
 	}
-	return os.Remove(s.path(fd.String()))
+	path := s.path(fd.String())
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	info, err := f.Stat()
+	if err == nil {
+		_, err = f.WriteAt(make([]byte, min(info.Size(), maxHeader)), 0)
+	}
+	if err == nil {
+		err = unix.Fdatasync(int(f.Fd()))
+	}
+	return errors.Join(err, f.Close(), os.Remove(path))
 }
 
 // Rename seals a file's content anew under its other name and removes the old one:
