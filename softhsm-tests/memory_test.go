@@ -177,7 +177,9 @@ func TestMemoryOfARunningPeer(t *testing.T) {
 	}
 
 	// The data key is in locked memory, and in the cipher's key schedule, which begins
-	// with the key and lies in the Go heap, which is anonymous memory. Nowhere else.
+	// with the key and lies in the Go heap, which is anonymous memory; and, as this is a
+	// key that was made a moment ago, in the schedule that crypto/cipher copied, until
+	// the garbage collector's memory is used again. Nowhere else.
 	key := dataKey(t, org, filepath.Join(org, "data"))
 	defer clear(key)
 	found, size := scan(t, process.PID, key)
@@ -194,7 +196,7 @@ func TestMemoryOfARunningPeer(t *testing.T) {
 			t.Errorf("the data key stands %d times in %s", times, m)
 		}
 	}
-	if locked != 1 || heap > 1 {
-		t.Errorf("the data key stands %d times in locked memory and %d times in other anonymous memory, want 1 and at most 1", locked, heap)
+	if locked != 1 || heap > 2 {
+		t.Errorf("the data key stands %d times in locked memory and %d times in other anonymous memory, want 1 and at most 2", locked, heap)
 	}
 }
