@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 
 	"strongroom/appliance/config"
-	"strongroom/bccsp/pkcs11"
 	"strongroom/ledger"
 	"strongroom/ledger/seal"
 	"strongroom/policy"
@@ -18,7 +17,7 @@ import (
 // ledgerAtRest is a channel's ledger of a peer that is stopped, or of a copy of its
 // data folder.
 type ledgerAtRest struct {
-	token   *pkcs11.Token
+	tokens  *Tokens
 	keyring *seal.Keyring
 	dir     string // the channel's folder
 	config  ledger.Config
@@ -33,7 +32,7 @@ func openAtRest(ctx context.Context, c *config.Peer, channel string, writing boo
 	if _, err := os.Stat(r.dir); err != nil || filepath.Base(channel) != channel {
 		return nil, fmt.Errorf("the data folder %s has no channel %q: correct the name", c.Data, channel)
 	}
-	if r.token, err = OpenToken(ctx, c.Token, nil); err != nil {
+	if r.tokens, err = OpenTokens(ctx, c.Token, c.Verifiers, nil, newLogger(c.Log, c.Node.Name, logTo)); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -43,9 +42,9 @@ func openAtRest(ctx context.Context, c *config.Peer, channel string, writing boo
 	}()
 	folder := filepath.Join(c.Data, "keyring")
 	if writing {
-		r.keyring, err = seal.OpenKeyring(ctx, folder, r.token)
+		r.keyring, err = seal.OpenKeyring(ctx, folder, r.tokens.Keeper)
 	} else {
-		r.keyring, err = seal.OpenKeyringReadOnly(folder, r.token)
+		r.keyring, err = seal.OpenKeyringReadOnly(folder, r.tokens.Keeper)
 	}
 	if err != nil {
 		return nil, stopFirst(fmt.Errorf("keyring: %w", err))
@@ -69,7 +68,7 @@ func (r *ledgerAtRest) close() error {
 	if r.keyring != nil {
 		errs = append(errs, r.keyring.Close())
 	}
-	return errors.Join(append(errs, r.token.Close())...)
+	return errors.Join(append(errs, r.tokens.Close())...)
 }
 
 // folders are the parts of a channel that lie beside its ledger.
@@ -97,7 +96,7 @@ func RebuildLedger(ctx context.Context, c *config.Peer, channel string, progress
 	}
 	defer func() { err = errors.Join(err, r.close()) }()
 	r.config.Progress = progress
-	r.config.Checkpoints, r.config.CheckpointName = r.token, checkpointName(c.Node.Key, channel)
+	r.config.Checkpoints, r.config.CheckpointName = r.tokens.Keeper, checkpointName(c.Node.Key, channel)
 	return ledger.Rebuild(ctx, r.config)
 }
 
@@ -125,7 +124,7 @@ func VerifyLedger(ctx context.Context, c *config.Peer, channel, temp string, pro
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(scratch)) }()
-	keyring, err := seal.OpenKeyring(ctx, filepath.Join(scratch, "keyring"), r.token)
+	keyring, err := seal.OpenKeyring(ctx, filepath.Join(scratch, "keyring"), r.tokens.Keeper)
 	if err != nil {
 		return nil, err
 	}
@@ -134,11 +133,11 @@ func VerifyLedger(ctx context.Context, c *config.Peer, channel, temp string, pro
 	if err != nil {
 		return nil, fmt.Errorf("policy engine: %w", err)
 	}
-	signer, err := r.token.Signer(ctx, c.Node.Key)
+	signer, err := r.tokens.Signer(ctx, c.Node.Key)
 	if err != nil {
 		return nil, fmt.Errorf("node.key: %w", err)
 	}
-	check := newBlockCheck(r.token, engine, signer.PublicKey(), filepath.Join(r.dir, "provenance"))
+	check := newBlockCheck(r.tokens, engine, signer.PublicKey(), filepath.Join(r.dir, "provenance"))
 	defer check.close()
 	v, err := ledger.Verify(ctx, ledger.VerifyConfig{
 		Config: r.config, Scratch: filepath.Join(scratch, "ledger"), ScratchKeyring: keyring, Block: check.block, Progress: progress,

@@ -148,6 +148,7 @@ func (n *node) newOrdering(ctx context.Context, data string, keyring *seal.Keyri
 	}
 	service, err := ordering.New(ctx, ordering.Config{
 		Dir: dir, Identity: n.identity, Deps: n.deps(), Sealer: recordSealer{keyring}, MutualTLS: mutualTLS, Logger: n.log,
+		Checkpoints: orderingCheckpoints(n.tokens.Keeper, n.key, keyring),
 		Access: func(ctx context.Context, cfg *configtx.Config, a ordering.Access) error {
 			_, err := guard.Check(ctx, cfg, acl.Request{
 				Resource: acl.Resource(a.Resource), Channel: cfg.ID, Caller: a.Caller, RemoteAddr: a.RemoteAddr,

@@ -9,13 +9,58 @@ import (
 	"path/filepath"
 
 	"strongroom/appliance/config"
+	"strongroom/bccsp"
+	"strongroom/channel/configtx"
 	"strongroom/ledger"
 	"strongroom/ledger/seal"
+	"strongroom/ordering"
+	"strongroom/policy"
 )
 
 // checkpointName is under which name the token remembers a node's ledger of a
 // channel. Nodes that share a token have keys of different labels.
 func checkpointName(key, channel string) string { return key + "/" + channel }
+
+// orderingCheckpoints is how a node's ordering service remembers its channels, under other
+// names than a ledger of the same channel that the same key signs for.
+func orderingCheckpoints(token bccsp.Checkpoints, key string, keyring *seal.Keyring) *ordering.Checkpoints {
+	return &ordering.Checkpoints{Token: token, Term: keyring.Term,
+		Name: func(channel string) string { return key + "/ordering/" + channel }}
+}
+
+// AcceptOrderingRollback is AcceptRollback for the log of an ordering node.
+func AcceptOrderingRollback(ctx context.Context, c *config.Orderer, channel string, logTo io.Writer) (_ *RollbackAccepted, err error) {
+	if err := harden(); err != nil {
+		return nil, err
+	}
+	log := newLogger(c.Log, c.Node.Name, logTo)
+	tokens, err := OpenTokens(ctx, c.Token, c.Verifiers, nil, log)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, tokens.Close()) }()
+	identity, err := LoadIdentity(ctx, tokens, c.Node)
+	if err != nil {
+		return nil, err
+	}
+	engine, err := policy.NewEngine(policy.Config{})
+	if err != nil {
+		return nil, fmt.Errorf("policy engine: %w", err)
+	}
+	keyring, err := seal.OpenKeyring(ctx, filepath.Join(c.Data, "keyring"), tokens.Keeper)
+	if err != nil {
+		return nil, stopFirst(fmt.Errorf("keyring: %w", err))
+	}
+	defer func() { err = errors.Join(err, keyring.Close()) }()
+	a, err := ordering.AcceptRollback(ctx, ordering.Config{
+		Dir: filepath.Join(c.Data, "ordering"), Identity: identity, Deps: configtx.Deps{Verifier: tokens, Engine: engine},
+		Sealer: recordSealer{keyring}, Logger: log, Checkpoints: orderingCheckpoints(tokens.Keeper, c.Node.Key, keyring),
+	}, channel)
+	if err != nil {
+		return nil, err
+	}
+	return &RollbackAccepted{Height: a.Height, Accepted: a.Accepted, New: a.New}, nil
+}
 
 // RollbackAccepted is what AcceptRollback did.
 type RollbackAccepted struct {

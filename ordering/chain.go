@@ -52,6 +52,9 @@ type chain struct {
 	replay []entry // read at open, for the accept stage to begin with
 	tail   tail    // the write stage's
 
+	keeper         *keeper // of checkpoints; nil without Config.Checkpoints
+	acceptRollback bool
+
 	ctx    context.Context // ends with close
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
@@ -111,15 +114,18 @@ func syncDir(dir string) error {
 
 // openChain opens a channel and finds where it stands: the configuration in force,
 // and the acknowledged envelopes that are in no block yet.
-func openChain(ctx context.Context, cfg *Config, id string) (_ *chain, err error) {
+//
+// A channel behind its checkpoint in the token gives ErrRolledBack, unless that is to be accepted.
+func openChain(ctx context.Context, cfg *Config, id string, acceptRollback bool) (_ *chain, err error) {
 	c := &chain{
-		id:          id,
-		cfg:         cfg,
-		submissions: make(chan *submission, groupEntries),
-		entries:     make(chan entry, backlogEntries),
-		cuts:        make(chan cutBatch, 2),
-		backlog:     semaphore.NewWeighted(backlogBytes),
-		done:        make(chan struct{}),
+		id:             id,
+		cfg:            cfg,
+		acceptRollback: acceptRollback,
+		submissions:    make(chan *submission, groupEntries),
+		entries:        make(chan entry, backlogEntries),
+		cuts:           make(chan cutBatch, 2),
+		backlog:        semaphore.NewWeighted(backlogBytes),
+		done:           make(chan struct{}),
 	}
 	defer func() {
 		if err != nil {
@@ -157,6 +163,9 @@ func openChain(ctx context.Context, cfg *Config, id string) (_ *chain, err error
 	c.tail = tail{next: height, hash: wire.BlockHash(last.Header), lastConfig: lastConfig}
 	c.used.Store(uint64(used))
 	c.tip = newTip(c.blocks)
+	if err := c.checkRollback(ctx); err != nil {
+		return nil, err
+	}
 	pending.First = uint64(used) + 1
 	if c.pending, err = blocklog.Open(pending); err != nil {
 		return nil, err
@@ -210,6 +219,7 @@ func (c *chain) start() {
 	for _, stage := range []func(){c.accept, c.cut, c.write} {
 		c.wg.Go(stage)
 	}
+	c.keeper.start(c.ctx.Done())
 	go func() {
 		c.wg.Wait()
 		close(c.done)
@@ -220,6 +230,7 @@ func (c *chain) close() error {
 	c.cancel()
 	<-c.done
 	c.end(ErrClosed)
+	c.keeper.wait()
 	return c.closeLogs()
 }
 

@@ -38,7 +38,9 @@ type Config struct {
 	// Access is asked for each request after the channel's own policy allowed it: a
 	// further layer that may deny (ErrDenied). Nil adds none.
 	Access func(ctx context.Context, cfg *configtx.Config, a Access) error
-	Logger *slog.Logger
+	// Checkpoints lets New and Join find a log that is an older copy; nil leaves that out.
+	Checkpoints *Checkpoints
+	Logger      *slog.Logger
 	// Observe gets the outcome and duration of each step: "check" (of an envelope; a
 	// verdict against it wraps ErrRefused), "pending" (write and sync of a group of
 	// envelopes), "sign" and "append" (of a block), "config" and "identity" (of a new
@@ -92,8 +94,25 @@ func (c *Config) Validate() error {
 		return errors.New("ordering: Deps needs a verifier and a policy engine")
 	case c.Sealer == nil:
 		return errors.New("ordering: Sealer is missing: give the keyring, or NoSealing to keep envelopes in clear on disk")
+	case c.Checkpoints != nil && (c.Checkpoints.Token == nil || c.Checkpoints.Name == nil):
+		return errors.New("ordering: Checkpoints needs Token and Name")
 	}
 	return nil
+}
+
+func (c *Config) setDefaults() {
+	if c.MaxMessageBytes <= 0 {
+		c.MaxMessageBytes = DefaultMaxMessageBytes
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Observe == nil {
+		c.Observe = func(string, string, time.Duration, error) {}
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
 }
 
 // Service is the ordering service of one node. It is safe for concurrent use.
@@ -113,18 +132,7 @@ func New(ctx context.Context, cfg Config) (*Service, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	if cfg.MaxMessageBytes <= 0 {
-		cfg.MaxMessageBytes = DefaultMaxMessageBytes
-	}
-	if cfg.Logger == nil {
-		cfg.Logger = slog.New(slog.DiscardHandler)
-	}
-	if cfg.Observe == nil {
-		cfg.Observe = func(string, string, time.Duration, error) {}
-	}
-	if cfg.Now == nil {
-		cfg.Now = time.Now
-	}
+	cfg.setDefaults()
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("ordering: %w", err)
 	}
@@ -150,7 +158,7 @@ func (s *Service) open(ctx context.Context, id string) error {
 	if err := configtx.ValidateChannelID(id); err != nil {
 		return fmt.Errorf("a folder here is no channel's: %w", err)
 	}
-	c, err := openChain(ctx, &s.cfg, id)
+	c, err := openChain(ctx, &s.cfg, id, false)
 	if errors.Is(err, errNoGenesis) {
 		s.cfg.Logger.Warn("removing what an unfinished join left", "channel", id)
 		return os.RemoveAll(filepath.Join(s.cfg.Dir, id))

@@ -36,6 +36,7 @@ func TestLedgerCare(t *testing.T) {
 		}
 	}
 	n.stop(t, "peer0.org2")
+	t.Cleanup(func() { n.run(t, "dev", "up", "--dir", n.dir) })
 
 	var s ledger.Stats
 	parseJSON(t, n.run(t, on("stats")...), &s)

@@ -96,3 +96,51 @@ func (n network) waitHeight(t *testing.T, org string, height uint64) {
 		}
 	}
 }
+
+// TestOrderingRollbackRefused does the same to the ordering node, which would fork the
+// channel: it refuses to start on an older copy of its log.
+func TestOrderingRollbackRefused(t *testing.T) {
+	n := start(t)
+	const orderer = "orderer0.orderer"
+	user := n.dialUser(t, "org1")
+	create := func(id string) {
+		t.Helper()
+		if _, err := user.Submit(t.Context(), call("CreateAsset", id, "grey", "1", "Kay", "1")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	config := filepath.Join(n.dir, "orderer", "orderer.yaml")
+	accept := []string{"ledger", "accept-rollback", "main", "--ordering", "--config", config}
+	if out, err := n.try(accept...); err == nil || !strings.Contains(err.Error(), "stop the peer first") {
+		t.Errorf("accepting beside a running node: %s, %v", out, err)
+	}
+	create("fork-1")
+	n.stop(t, orderer)
+	data := filepath.Join(n.dir, "orderer", "data", "ordering")
+	kept := t.TempDir()
+	move := func(to, from string) {
+		t.Helper()
+		if err := os.RemoveAll(to); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.CopyFS(to, os.DirFS(from)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	move(filepath.Join(kept, "old"), data)
+	n.run(t, "dev", "up", "--dir", n.dir)
+	create("fork-2")
+	n.stop(t, orderer)
+	move(filepath.Join(kept, "new"), data)
+	if out := n.run(t, accept...); !strings.Contains(out, "nothing to accept") {
+		t.Errorf("accepting what is not behind: %s", out)
+	}
+	move(data, filepath.Join(kept, "old"))
+	_, err := n.try("dev", "up", "--dir", n.dir)
+	if err == nil || !strings.Contains(err.Error(), "the data folder is an older copy: the log has ") || !strings.Contains(err.Error(), "accept-rollback main --ordering") {
+		t.Fatalf("an older copy: %v", err)
+	}
+	move(data, filepath.Join(kept, "new"))
+	n.run(t, "dev", "up", "--dir", n.dir)
+	create("fork-3")
+}
