@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"time"
 
 	"github.com/syndtr/goleveldb/leveldb"
@@ -196,7 +197,10 @@ func (l *Ledger) plan(b *wire.Block, flags []peerpb.TxValidationCode, before *vi
 func (l *Ledger) planSeen(b *wire.Block, flags []peerpb.TxValidationCode, seen []occurrence, before *view, commitHashBefore []byte) (*plan, error) {
 	var err error
 	p := &plan{block: b, before: before, flags: flags, seen: seen, updates: newUpdates(&hinted{view: before, used: l.usedMeta})}
-	stands := map[string]bool{} // ids of which the validator let one transaction of the block stand
+	var stands map[string]bool // ids of which the validator let one transaction of the block stand
+	if slices.Contains(seen, seenInBlock) {
+		stands = map[string]bool{}
+	}
 	for i, tx := range b.Txs {
 		if flags[i] != peerpb.TxValidationCode_VALID {
 			continue
@@ -207,7 +211,9 @@ func (l *Ledger) planSeen(b *wire.Block, flags []peerpb.TxValidationCode, seen [
 				flags[i] = peerpb.TxValidationCode_DUPLICATE_TXID
 				continue
 			}
-			stands[id] = true
+			if stands != nil {
+				stands[id] = true
+			}
 		}
 		if flags[i], err = p.decide(tx, rwset.Height{Block: b.Number(), Tx: uint64(i)}); err != nil {
 			return nil, fmt.Errorf("transaction %d: %w", i, err)

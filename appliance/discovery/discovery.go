@@ -110,7 +110,7 @@ func (s *Service) Discover(ctx context.Context, signed *discoverypb.SignedReques
 		s.cfg.Logger.WarnContext(ctx, "discovery request refused", "remote", remoteAddr(ctx), "error", err)
 		return nil, err
 	}
-	a := &asking{service: s, ctx: ctx, signed: signed, identity: request.GetAuthentication().GetClientIdentity()}
+	a := &asking{service: s, ctx: ctx, signed: signed, identity: request.GetAuthentication().GetClientIdentity(), signer: map[*msp.Set]*msp.Identity{}}
 	out := &discoverypb.Response{}
 	for _, q := range request.GetQueries() {
 		result, err := a.answer(q)
@@ -171,6 +171,7 @@ type asking struct {
 	ctx      context.Context
 	signed   *discoverypb.SignedRequest
 	identity []byte
+	signer   map[*msp.Set]*msp.Identity // whom the request was found to be of, by the set that knows them
 }
 
 func refuse(format string, args ...any) *discoverypb.QueryResult {
@@ -219,24 +220,13 @@ func (a *asking) allowed(q *discoverypb.Query, ch *Channel) (bool, error) {
 	if ch != nil {
 		cfg, set, resource = ch.Config, ch.Config.MSPs, acl.ResourceDiscoveryChannel
 	}
-	id, err := set.Identity(a.ctx, a.identity)
-	if msp.IsInvalid(err) {
+	id, err := a.identify(set)
+	if errors.Is(err, errDenied) {
 		a.denied(q, err)
 		return false, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("identity of the request: %w", err)
-	}
-	if a.service.cfg.Now().After(id.ExpiresAt()) {
-		a.denied(q, fmt.Errorf("certificate of %s ended at %s", id, id.ExpiresAt()))
-		return false, nil
-	}
-	if err := id.Verify(a.ctx, a.signed.GetPayload(), a.signed.GetSignature()); err != nil {
-		if errors.Is(err, bccsp.ErrBadSignature) {
-			a.denied(q, err)
-			return false, nil
-		}
-		return false, fmt.Errorf("verify the request's signature: %w", err)
+		return false, err
 	}
 	_, err = a.service.cfg.Access.Check(a.ctx, cfg, acl.Request{
 		Resource: resource, Channel: q.GetChannel(), Caller: id, RemoteAddr: remoteAddr(a.ctx), TLSCertHash: deliver.PeerCertificateHash(a.ctx),
@@ -245,6 +235,35 @@ func (a *asking) allowed(q *discoverypb.Query, ch *Channel) (bool, error) {
 		return false, nil // the guard has logged it
 	}
 	return err == nil, err
+}
+
+// errDenied is wrapped by errors that say that a request is not its signer's.
+var errDenied = errors.New("access denied")
+
+// identify validates the request's identity and verifies its signature in the token,
+// once for each set.
+func (a *asking) identify(set *msp.Set) (*msp.Identity, error) {
+	if id := a.signer[set]; id != nil {
+		return id, nil
+	}
+	id, err := set.Identity(a.ctx, a.identity)
+	if msp.IsInvalid(err) {
+		return nil, fmt.Errorf("%w: %w", errDenied, err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("identity of the request: %w", err)
+	}
+	if a.service.cfg.Now().After(id.ExpiresAt()) {
+		return nil, fmt.Errorf("%w: certificate of %s ended at %s", errDenied, id, id.ExpiresAt())
+	}
+	if err := id.Verify(a.ctx, a.signed.GetPayload(), a.signed.GetSignature()); err != nil {
+		if errors.Is(err, bccsp.ErrBadSignature) {
+			return nil, fmt.Errorf("%w: %w", errDenied, err)
+		}
+		return nil, fmt.Errorf("verify the request's signature: %w", err)
+	}
+	a.signer[set] = id
+	return id, nil
 }
 
 func (a *asking) denied(q *discoverypb.Query, cause error) {

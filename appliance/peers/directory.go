@@ -178,8 +178,8 @@ func (d *Directory) Refresh(ctx context.Context) bool {
 }
 
 // Peers lists the other peers of a channel, whether they answered or not: those that
-// answered the last question first, then by the order in which the configurations name
-// them. The caller owns the slice; what it points to must not be changed.
+// answered the last question first, those with more blocks before others, then by the
+// order in which the configurations name them. The caller owns the slice; what it points to must not be changed.
 func (d *Directory) Peers(channelID string) []*Peer {
 	list := d.list(channelID)
 	if list == nil { // joined after the last round
@@ -188,7 +188,7 @@ func (d *Directory) Peers(channelID string) []*Peer {
 	}
 	own := d.cfg.Identity().Serialized
 	list = slices.DeleteFunc(list, func(p *Peer) bool { return string(p.Identity) == string(own) })
-	slices.SortStableFunc(list, func(a, b *Peer) int { return cmp.Compare(a.rank(), b.rank()) })
+	slices.SortStableFunc(list, func(a, b *Peer) int { return cmp.Or(cmp.Compare(a.rank(), b.rank()), cmp.Compare(b.Height, a.Height)) })
 	return list
 }
 
