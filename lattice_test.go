@@ -49,7 +49,7 @@ cmd/strongroom/devnet  firmware-profiles
 cmd/strongroom-audit   appliance/version ledger/evidence ledger channel policy msp bccsp
 cmd/documented         -
 cmd/strongroom-load    -
-cmd/strongroom         appliance bccsp chaincode/ccpackage channel/configtx ledger ledger/evidence ledger/translog cmd/strongroom/devnet firmware-profiles acl policy examples/policy
+cmd/strongroom         ledger/auditlog appliance bccsp chaincode/ccpackage channel/configtx ledger ledger/evidence ledger/translog cmd/strongroom/devnet firmware-profiles acl policy examples/policy
 `
 
 // onlyHere are packages that nothing but the named folders may import.

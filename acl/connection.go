@@ -40,7 +40,7 @@ func (g *Guard) Connect(ctx context.Context, c Call) (Decision, error) {
 		return Decision{Allowed: true}, nil
 	}
 	var start time.Time
-	if g.cfg.Observe != nil {
+	if g.cfg.Observe != nil || g.cfg.Decisions != nil {
 		start = time.Now()
 	}
 	k := connectionKey{method: c.Method, host: normal(host(c.RemoteAddr))}
@@ -54,7 +54,7 @@ func (g *Guard) Connect(ctx context.Context, c Call) (Decision, error) {
 	}
 	if !ok {
 		v, stable := g.ask(ctx, c.Method, Connection, p, connectionInput(k, c.Certificate))
-		o = &outcome{allowed: v.Allowed, conditional: len(v.Conditions) > 0, layers: []Verdict{v}}
+		o = &outcome{allowed: v.Allowed, conditional: len(v.Conditions) > 0, layers: []Verdict{v}, bundle: rs.bundle}
 		if remember && stable {
 			rs.connections.Add(k, o)
 		}
@@ -63,8 +63,17 @@ func (g *Guard) Connect(ctx context.Context, c Call) (Decision, error) {
 		o = g.conditioned(o, policy.Subject{Address: k.host, Certificate: string(k.tls[:])})
 	}
 	d := Decision{Allowed: o.allowed, ID: g.cfg.Engine.DecisionID(), Layers: o.layers}
+	var kept error
+	if g.cfg.Decisions != nil {
+		if kept = g.keepCall(ctx, k, c, o, d.ID, start); kept != nil {
+			d.Allowed = false
+		}
+	}
 	if g.cfg.Observe != nil {
 		g.cfg.Observe(c.Method, string(Connection), d.Allowed, time.Since(start))
+	}
+	if kept != nil && o.allowed {
+		return d, kept
 	}
 	if d.Allowed {
 		return d, nil

@@ -14,6 +14,7 @@ import (
 	"github.com/open-policy-agent/opa/v1/ast"
 	"google.golang.org/protobuf/proto"
 
+	"strongroom/acl/decisions"
 	"strongroom/channel/configtx"
 	"strongroom/msp"
 	"strongroom/policy"
@@ -36,6 +37,8 @@ type Config struct {
 	Observe func(resource, layer string, allowed bool, d time.Duration)
 	// Now is the clock of conditions; nil means the host's.
 	Now func() time.Time
+	// Decisions, if set, keeps every decision. What it cannot keep is not allowed.
+	Decisions decisions.Sink
 }
 
 // Bounds of what is remembered.
@@ -60,6 +63,7 @@ type rules struct {
 	programs    [layerCount]*policy.Program // in the order of Layers; nil for a layer without a file
 	any         bool                        // of those that are asked about requests
 	args        bool                        // one of them looks at the arguments
+	bundle      policy.BundleRef            // where they came from
 	decisions   *lru.Cache[key, *outcome]
 	connections *lru.Cache[connectionKey, *outcome]
 }
@@ -82,6 +86,9 @@ type outcome struct {
 	allowed     bool
 	conditional bool // one of layers has conditions
 	layers      []Verdict
+	bundle      policy.BundleRef // of the rules that were asked
+	args        bool             // they looked at the arguments
+	limited     bool             // a condition did not hold
 }
 
 // New makes a guard and loads its layers. The error names the layer, the file, the
@@ -173,9 +180,20 @@ func (g *Guard) Replace(ctx context.Context, programs map[Layer]*policy.Program)
 		if i < 0 || p == nil || p.Package() != l.Package() {
 			return fmt.Errorf("access control: layer %q is given no program of package %s", string(l), l.Package())
 		}
-		next.programs[i] = p
+		next.programs[i], next.bundle = p, p.Bundle()
 	}
 	return g.swap(ctx, next)
+}
+
+// Programs are the layers' rules in force.
+func (g *Guard) Programs() map[Layer]*policy.Program {
+	programs := map[Layer]*policy.Program{}
+	for i, p := range g.current.Load().programs {
+		if p != nil {
+			programs[Layers()[i]] = p
+		}
+	}
+	return programs
 }
 
 func (g *Guard) swap(ctx context.Context, next *rules) error {
@@ -204,10 +222,12 @@ func (g *Guard) swap(ctx context.Context, next *rules) error {
 // Check decides about a request. config is the channel's configuration, or nil for a
 // request without a channel. When the request is not allowed for whatever reason, an
 // error is returned that errors.Is finds to be ErrDenied; its text may be told to the
-// caller, while the reason is in the log under the decision's id and in the decision.
+// caller, while the reason is in the log under the decision's id and in the decision. A
+// request that is allowed, but whose decision cannot be kept, gets an error that wraps
+// decisions.ErrNotKept.
 func (g *Guard) Check(ctx context.Context, config *configtx.Config, r Request) (Decision, error) {
 	var start time.Time
-	if g.cfg.Observe != nil {
+	if g.cfg.Observe != nil || g.cfg.Decisions != nil {
 		start = time.Now()
 	}
 	o := g.decide(ctx, config, &r)
@@ -215,8 +235,17 @@ func (g *Guard) Check(ctx context.Context, config *configtx.Config, r Request) (
 		o = g.conditioned(o, subjectOf(&r))
 	}
 	d := Decision{Allowed: o.allowed, ID: g.cfg.Engine.DecisionID(), Layers: o.layers}
+	var kept error
+	if g.cfg.Decisions != nil {
+		if kept = g.keep(ctx, config, &r, o, d.ID, start); kept != nil {
+			d.Allowed = false
+		}
+	}
 	if g.cfg.Observe != nil {
 		g.cfg.Observe(string(r.Resource), "decision", d.Allowed, time.Since(start))
+	}
+	if kept != nil && o.allowed {
+		return d, kept
 	}
 	if d.Allowed {
 		return d, nil
@@ -281,6 +310,7 @@ func (g *Guard) decide(ctx context.Context, config *configtx.Config, r *Request)
 		}
 	}
 	o, stable := g.evaluate(ctx, rs, config, r)
+	o.bundle, o.args = rs.bundle, rs.args
 	if remember && stable {
 		rs.decisions.Add(k, o)
 	}
@@ -345,7 +375,7 @@ func (g *Guard) conditioned(o *outcome, s policy.Subject) *outcome {
 		if why := g.limits.Admit(string(v.Layer), v.Conditions, s); why != "" {
 			layers := slices.Clone(o.layers[:i+1])
 			layers[i].Allowed, layers[i].Reasons = false, []string{why}
-			return &outcome{layers: layers}
+			return &outcome{layers: layers, bundle: o.bundle, args: o.args, limited: true}
 		}
 	}
 	return o

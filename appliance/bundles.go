@@ -20,7 +20,7 @@ import (
 // for new ones until ctx ends. vetoes is nil for a node that endorses nothing.
 func (n *node) openBundle(ctx context.Context, data string, c config.Bundle, layers *acl.Guard, vetoes *endorsement.Guard) error {
 	if !c.Configured() {
-		return nil
+		return n.recordRules(ctx, layers, vetoes)
 	}
 	pem, err := os.ReadFile(c.PublicKey)
 	if err != nil {
@@ -36,12 +36,13 @@ func (n *node) openBundle(ctx context.Context, data string, c config.Bundle, lay
 	}
 	if n.bundle, err = bundles.Open(ctx, bundles.Config{
 		Dir: filepath.Join(data, "policy"), Source: source, Poll: time.Duration(c.Poll), Verifier: n.tokens, Key: key,
-		Layers: layers, Endorse: vetoes, Logger: n.log, Observe: n.metrics.Bundle,
+		Layers: layers, Endorse: vetoes, Masks: n.decisions, Logger: n.log, Observe: n.metrics.Bundle, Record: n.recordBundle,
 	}); err != nil {
 		return fmt.Errorf("policy.bundle: %w", err)
 	}
 	n.polling.Go(func() { n.bundle.Run(ctx) })
-	return nil
+	b := n.bundle.Current()
+	return n.record(ctx, "policy.in-force", "bundle revision "+strconv.FormatUint(b.Revision, 10), map[string]string{"sha256": b.Digest.String()})
 }
 
 // policyBundles is what statements say of the bundle in force.

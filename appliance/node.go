@@ -14,11 +14,13 @@ import (
 	"time"
 
 	"strongroom/acl/bundles"
+	"strongroom/acl/decisions"
 	"strongroom/appliance/config"
 	"strongroom/appliance/operations"
 	"strongroom/bccsp"
 	"strongroom/bccsp/pkcs11"
 	"strongroom/channel/configtx"
+	"strongroom/ledger/auditlog"
 	"strongroom/msp"
 	"strongroom/policy"
 	"strongroom/wire/msppb"
@@ -26,15 +28,17 @@ import (
 
 // node is what a peer and an ordering node have in common.
 type node struct {
-	log      *slog.Logger
-	metrics  *operations.Metrics
-	ops      *operations.Server // nil without an address
-	tokens   *Tokens
-	identity *msp.LocalIdentity
-	key      string // label of the identity's key
-	engine   *policy.Engine
-	bundle   *bundles.Keeper // nil unless the configuration names one
-	polling  sync.WaitGroup  // of the bundle's source
+	log       *slog.Logger
+	metrics   *operations.Metrics
+	ops       *operations.Server // nil without an address
+	tokens    *Tokens
+	identity  *msp.LocalIdentity
+	key       string // label of the identity's key
+	engine    *policy.Engine
+	bundle    *bundles.Keeper // nil unless the configuration names one
+	audit     *auditlog.Log   // nil before openAudit
+	decisions *decisions.Log  // in audit
+	polling   sync.WaitGroup  // of the bundle's source
 }
 
 // OpenToken opens the token of a configuration: it sets the module's environment,

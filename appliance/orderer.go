@@ -46,6 +46,13 @@ func RunOrderer(ctx context.Context, c *config.Orderer, logTo io.Writer) (err er
 		return err
 	}
 	defer func() { err = errors.Join(err, keyring.Close()) }()
+	defer func() {
+		cancel()
+		err = errors.Join(err, n.closeAudit())
+	}()
+	if err := n.openAudit(ctx, c.Data, keyring, c.Audit, c.Policy, c.Node.Name); err != nil {
+		return err
+	}
 	guard, err := n.newGuard(ctx, c.Node, c.Policy)
 	if err != nil {
 		return err
@@ -125,7 +132,8 @@ func openKeyring(ctx context.Context, n *node, data string) (*seal.Keyring, erro
 func (n *node) newGuard(ctx context.Context, id config.Node, p config.Policy) (*acl.Guard, error) {
 	c := acl.Config{
 		Engine: n.engine, LocalMSPID: msp.ID(id.MSPID), Logger: n.log, Observe: n.metrics.Decision,
-		Layers: map[acl.Layer]string{},
+		Decisions: n.sink(),
+		Layers:    map[acl.Layer]string{},
 	}
 	for layer, file := range p.Layers {
 		c.Layers[acl.Layer(layer)] = file

@@ -76,6 +76,9 @@ func RunPeer(ctx context.Context, c *config.Peer, logTo io.Writer) (err error) {
 	if p.keyring, err = openKeyring(ctx, n, c.Data); err != nil {
 		return err
 	}
+	if err := n.openAudit(ctx, c.Data, p.keyring, c.Audit, c.Policy, c.Node.Name); err != nil {
+		return err
+	}
 	if p.localMSP, err = n.localMSP(ctx, c.Node); err != nil {
 		return err
 	}
@@ -125,6 +128,7 @@ func (p *peer) close() error {
 	if p.ordering != nil {
 		errs = append(errs, p.ordering.Close())
 	}
+	errs = append(errs, p.closeAudit())
 	if p.keyring != nil {
 		errs = append(errs, p.keyring.Close())
 	}
@@ -226,7 +230,7 @@ func (p *peer) newEndorser(ctx context.Context) (*endorser.Endorser, error) {
 		return nil, err
 	}
 	p.agreed, err = lifecycle.Open(ctx, lifecycle.Config{
-		MSPID: p.identity.MSPID, LocalMSP: p.localMSP, Access: p.guard, Packages: packages, Services: p.host, Logger: p.log,
+		MSPID: p.identity.MSPID, LocalMSP: p.localMSP, Access: p.guard, Packages: packages, Services: p.host, Logger: p.log, Trail: p.trailOf(),
 		Channels: p.channels.ids,
 		Channel:  func(id string) (lifecycle.Channel, bool) { return find[lifecycle.Channel](p.channels, id) },
 	})
@@ -247,7 +251,7 @@ func (p *peer) newEndorser(ctx context.Context) (*endorser.Endorser, error) {
 		return nil, err
 	}
 	configurer, err := cscc.New(cscc.Config{
-		Access: p.guard, Joiner: p.channels, LocalMSP: p.localMSP, Channels: p.channels.ids, Logger: p.log,
+		Access: p.guard, Joiner: p.channels, LocalMSP: p.localMSP, Channels: p.channels.ids, Logger: p.log, Trail: p.trailOf(),
 		Channel: func(id string) (*configtx.Config, func() (*commonpb.Block, error), bool) {
 			j, ok := p.channels.get(id)
 			if !ok {
@@ -260,7 +264,7 @@ func (p *peer) newEndorser(ctx context.Context) (*endorser.Endorser, error) {
 		return nil, err
 	}
 	provenance := statements.New(statements.Config{
-		Access: p.guard, Logger: p.log,
+		Access: p.guard,
 		Signer: func() []byte { return p.identity.Current().Serialized },
 		Channel: func(id string) (statements.Statements, bool) {
 			j, ok := p.channels.get(id)

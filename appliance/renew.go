@@ -139,6 +139,9 @@ func (r *renewal) lookAt(ctx context.Context, asked bool, name, file string, ren
 		return // not seen: what the token could not answer now it may answer later
 	case changed:
 		log.Info("renewed certificate is in force", "notAfter", r.notAfter(name))
+		if err := r.node.record(ctx, "certificate.renew", name, map[string]string{"sha256": fmt.Sprintf("%x", sum), "notAfter": r.notAfter(name).UTC().Format(time.RFC3339)}); err != nil {
+			log.Error("the renewal was not recorded", "error", err)
+		}
 	case asked:
 		log.Info("certificate is in force already", "notAfter", r.notAfter(name))
 	}

@@ -12,6 +12,7 @@ import (
 	"strongroom/bccsp"
 	"strongroom/channel/configtx"
 	"strongroom/ledger"
+	"strongroom/ledger/auditlog"
 	"strongroom/ledger/seal"
 	"strongroom/ordering"
 	"strongroom/policy"
@@ -99,6 +100,13 @@ func AcceptRollback(ctx context.Context, c *config.Peer, channel string, logTo i
 		return nil, fmt.Errorf("keyring: %w", err)
 	}
 	defer func() { err = errors.Join(err, keyring.Close()) }()
+	act := auditlog.Act{Name: "ledger.accept-rollback", Actor: Operator(), Subject: channel}
+	record := func(act auditlog.Act) error {
+		return RecordOffline(ctx, tokens, keyring, &config.NodeFile{Node: c.Node, Data: c.Data, Audit: c.Audit}, act)
+	}
+	if err := record(act); err != nil {
+		return nil, err
+	}
 	l, err := ledger.Open(ctx, ledger.Config{
 		Dir: filepath.Join(dir, "ledger"), ChannelID: channel, Keyring: keyring, Logger: newLogger(c.Log, c.Node.Name, logTo),
 		Checkpoints: token, CheckpointName: name, AcceptRollback: true,
@@ -107,5 +115,11 @@ func AcceptRollback(ctx context.Context, c *config.Peer, channel string, logTo i
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, l.Close()) }()
-	return &RollbackAccepted{Height: l.Height(), Accepted: l.AcceptedRollbacks(), New: l.RolledBack()}, nil
+	r = &RollbackAccepted{Height: l.Height(), Accepted: l.AcceptedRollbacks(), New: l.RolledBack()}
+	if r.New {
+		act.Name = "ledger.rollback-accepted"
+		act.Details = map[string]string{"remembered, found, time": r.Accepted[len(r.Accepted)-1]}
+		err = record(act)
+	}
+	return r, err
 }

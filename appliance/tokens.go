@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"sync/atomic"
 
 	"strongroom/appliance/config"
 	"strongroom/appliance/operations"
@@ -23,6 +24,7 @@ type Tokens struct {
 	Keeper *pkcs11.Token
 
 	open []*pkcs11.Token // in the order in which they were opened
+	told atomic.Pointer[func(token string, e pkcs11.Event, err error)]
 }
 
 // OpenTokens opens a configuration's tokens. A token that must not verify, by its
@@ -83,8 +85,24 @@ func (t *Tokens) openVerifiers(ctx context.Context, verifiers []config.Token, me
 	return others, nil
 }
 
+// Tell has alarms told to a function, besides the log; nil ends it. It must be quick.
+func (t *Tokens) Tell(alarm func(token string, e pkcs11.Event, err error)) {
+	if alarm == nil {
+		t.told.Store(nil)
+		return
+	}
+	t.told.Store(&alarm)
+}
+
 func (t *Tokens) openOne(ctx context.Context, at string, c config.Token, metrics *operations.Metrics, log *slog.Logger, judges *pkcs11.Group) (*pkcs11.Token, error) {
-	token, err := openToken(ctx, c, metrics, alarms(log, metrics, c.Label+c.Serial), judges)
+	label := c.Label + c.Serial
+	alarm := alarms(log, metrics, label)
+	token, err := openToken(ctx, c, metrics, func(e pkcs11.Event, err error) {
+		alarm(e, err)
+		if told := t.told.Load(); told != nil {
+			(*told)(label, e, err)
+		}
+	}, judges)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", at, err)
 	}

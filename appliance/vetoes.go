@@ -20,7 +20,7 @@ func (v vetoes) MayEndorse(ctx context.Context, r *endorser.Result) error {
 	err := v.guard.Check(ctx, &endorsement.Proposal{
 		ChannelID: r.ChannelID, TxID: r.TxID, Chaincode: r.Chaincode.GetName(), Version: r.Chaincode.GetVersion(),
 		Args: r.Args, Transient: r.Transient, Caller: r.Creator, Response: r.Response, Event: r.Event,
-		Set: r.ReadWriteSet, Private: r.Private,
+		Set: r.ReadWriteSet, Private: r.Private, RemoteAddr: r.RemoteAddr,
 	})
 	var refused *endorsement.RefusedError
 	if !errors.As(err, &refused) {
@@ -36,7 +36,7 @@ func (v vetoes) MayEndorse(ctx context.Context, r *endorser.Result) error {
 // newVetoes makes the endorsement guard of a peer, with the rules of its file if the
 // configuration names one.
 func (n *node) newVetoes(ctx context.Context, p config.Policy) (*endorsement.Guard, error) {
-	g, err := endorsement.New(endorsement.Config{Engine: n.engine, Logger: n.log, Observe: n.metrics.Decision})
+	g, err := endorsement.New(endorsement.Config{Engine: n.engine, Logger: n.log, Observe: n.metrics.Decision, Decisions: n.sink()})
 	if err != nil {
 		return nil, err
 	}

@@ -52,6 +52,14 @@ type ProgramConfig struct {
 	// Data is what the rules see as data besides themselves: a JSON document. Nothing
 	// may change it afterwards. Only bundles bring one.
 	Data map[string]any
+	// Bundle is where the files came from, zero if not from a bundle.
+	Bundle BundleRef
+}
+
+// BundleRef names a bundle: its revision, from 1, and the SHA-256 of its archive.
+type BundleRef struct {
+	Revision uint64
+	Digest   Digest
 }
 
 // Cut is the name under which an evaluation that its deadline ended is counted.
@@ -207,6 +215,9 @@ func (p *Program) Digest() Digest { return p.digest }
 
 // Path is where the program was loaded from.
 func (p *Program) Path() string { return p.config.Path }
+
+// Bundle is where the program came from, zero if not from a bundle.
+func (p *Program) Bundle() BundleRef { return p.config.Bundle }
 
 // Package is the package that decides.
 func (p *Program) Package() string { return p.config.Package }

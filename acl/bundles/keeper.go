@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"strongroom/acl"
+	"strongroom/acl/decisions"
 	"strongroom/acl/endorsement"
 	"strongroom/bccsp"
 	"strongroom/policy"
@@ -36,11 +37,16 @@ type Config struct {
 	Key      bundle.Key
 	Layers   *acl.Guard
 	Endorse  *endorsement.Guard // nil for a node that endorses nothing
+	Masks    *decisions.Log     // nil for a node without a decision log
 	Deadline time.Duration      // of one evaluation; 0 means policy's default
 	Logger   *slog.Logger       // nil means silence
 	// Observe, if set, is told of each bundle that was looked at: "taken" or "refused",
 	// and the revision in force.
 	Observe func(result string, revision uint64)
+	// Record, if set, is told of each bundle before it comes in force, and of each that is
+	// refused, with the reason; its revision is 0 if that cannot be told. A bundle whose
+	// record cannot be kept is not taken.
+	Record func(ctx context.Context, revision uint64, digest policy.Digest, refused error) error
 }
 
 // InForce is the bundle that decides.
@@ -134,7 +140,9 @@ func (k *Keeper) Refresh(ctx context.Context) error {
 		rules, err = Compile(ctx, b, k.cfg.Deadline)
 	}
 	if err == nil {
-		err = k.keep(archive)
+		if err = k.record(ctx, b, digest, nil); err == nil {
+			err = k.keep(archive)
+		}
 		if err == nil {
 			err = k.enforce(ctx, b, rules)
 		}
@@ -142,8 +150,23 @@ func (k *Keeper) Refresh(ctx context.Context) error {
 	}
 	if !errors.Is(err, bundle.ErrNotAnswered) && !errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
 		k.refused = digest
+		err = errors.Join(err, k.record(ctx, b, digest, err))
 	}
 	return k.observed(err)
+}
+
+func (k *Keeper) record(ctx context.Context, b *bundle.Bundle, digest policy.Digest, refused error) error {
+	if k.cfg.Record == nil {
+		return nil
+	}
+	revision := uint64(0)
+	if b != nil {
+		revision = b.Revision
+	}
+	if err := k.cfg.Record(ctx, revision, digest, refused); err != nil {
+		return fmt.Errorf("policy bundle: %w", err)
+	}
+	return nil
 }
 
 func (k *Keeper) observed(err error) error {
@@ -176,6 +199,9 @@ func (k *Keeper) newer(b *bundle.Bundle) error {
 
 // enforce swaps the rules. Each decision is made wholly by the old or the new ones.
 func (k *Keeper) enforce(ctx context.Context, b *bundle.Bundle, r *Rules) error {
+	if k.cfg.Masks != nil { // first: nothing of the new rules' decisions shall be seen under the old mask
+		k.cfg.Masks.Mask(r.Mask)
+	}
 	if err := k.cfg.Layers.Replace(ctx, r.Layers); err != nil {
 		return err
 	}

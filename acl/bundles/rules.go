@@ -25,6 +25,7 @@ const maxTesting = 2 * time.Minute
 type Rules struct {
 	Layers  map[acl.Layer]*policy.Program // those that the bundle has
 	Endorse *policy.Program               // nil without an endorsement guard
+	Mask    *policy.Mask                  // of the decision log; nil without package system.log
 	Tests   []policy.TestResult
 }
 
@@ -42,11 +43,18 @@ func Programs(deadline time.Duration) []policy.ProgramConfig {
 func Compile(ctx context.Context, b *bundle.Bundle, deadline time.Duration) (*Rules, error) {
 	ctx, cancel := context.WithTimeout(ctx, maxTesting)
 	defer cancel()
-	programs, tests, err := policy.ParseSet(ctx, Programs(deadline), b.Rego, b.Data)
+	configs := Programs(deadline)
+	for i := range configs {
+		configs[i].Bundle = policy.BundleRef{Revision: b.Revision, Digest: b.Digest}
+	}
+	programs, tests, err := policy.ParseSet(ctx, configs, b.Rego, b.Data)
 	if err != nil {
 		return nil, fmt.Errorf("policy bundle: revision %d: %w", b.Revision, err)
 	}
 	r := &Rules{Layers: map[acl.Layer]*policy.Program{}, Endorse: programs[endorsement.Package], Tests: tests}
+	if r.Mask, err = policy.ParseMask(b.Rego, b.Data, deadline); err != nil {
+		return nil, fmt.Errorf("policy bundle: revision %d: %w", b.Revision, err)
+	}
 	for _, l := range acl.Layers() {
 		if p := programs[l.Package()]; p != nil {
 			r.Layers[l] = p

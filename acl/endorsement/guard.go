@@ -9,6 +9,9 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/open-policy-agent/opa/v1/ast"
+
+	"strongroom/acl/decisions"
 	"strongroom/msp"
 	"strongroom/policy"
 )
@@ -53,6 +56,8 @@ type Config struct {
 	Observe func(resource, layer string, allowed bool, d time.Duration)
 	// Now is the clock of conditions; nil means the host's.
 	Now func() time.Time
+	// Decisions, if set, keeps every decision. What it cannot keep is refused.
+	Decisions decisions.Sink
 }
 
 // Guard decides about endorsements. It is safe for concurrent use.
@@ -96,36 +101,50 @@ func (g *Guard) Load(ctx context.Context, path string) error {
 // refused. Decisions that are under way finish with the rules they began with.
 func (g *Guard) Replace(p *policy.Program) { g.current.Store(p) }
 
-// Check decides whether a proposal's result may be signed. The error is nil or a
-// *RefusedError.
+// Program is the rules in force, nil without any.
+func (g *Guard) Program() *policy.Program { return g.current.Load() }
+
+// Check decides whether a proposal's result may be signed. The error is nil, a
+// *RefusedError, or wraps decisions.ErrNotKept.
 func (g *Guard) Check(ctx context.Context, p *Proposal) error {
 	program := g.current.Load()
 	if program == nil {
 		return nil
 	}
 	start := time.Now()
-	v, err := decide(ctx, program, p)
+	in, v, err := decide(ctx, program, p)
 	if err != nil {
 		v = policy.Verdict{Reasons: []string{err.Error()}}
 	} else if !v.Allowed && len(v.Reasons) == 0 {
 		v.Reasons = []string{"no rule of " + Package + " allows it"}
 	}
+	limited := false
 	if v.Allowed {
 		if why := g.limits.Admit(Layer, v.Conditions, subjectOf(p.Caller)); why != "" {
-			v.Allowed, v.Reasons = false, []string{why}
+			v.Allowed, v.Reasons, limited = false, []string{why}, true
 		}
 	}
+	took := time.Since(start)
 	if g.cfg.Observe != nil {
-		took := time.Since(start)
 		g.cfg.Observe(resource, Layer, v.Allowed, took)
 		if errors.Is(err, context.DeadlineExceeded) {
 			g.cfg.Observe(resource, policy.Cut, false, took)
 		}
 	}
+	id := g.cfg.Engine.DecisionID()
+	if g.cfg.Decisions != nil {
+		kept := g.cfg.Decisions.Decided(ctx, &decisions.Event{
+			ID: id, Path: decisions.EndorsementPath, Time: start, Took: took, RequestedBy: p.RemoteAddr, Size: sizeOf(p), Bundle: program.Bundle(),
+			About: &judged{in, v, program.Digest(), err != nil, limited},
+		})
+		if kept != nil && v.Allowed {
+			return kept
+		}
+	}
 	if v.Allowed {
 		return nil
 	}
-	refused := &RefusedError{Decision: g.cfg.Engine.DecisionID(), Public: v.Public, Reasons: v.Reasons}
+	refused := &RefusedError{Decision: id, Public: v.Public, Reasons: v.Reasons}
 	g.cfg.Logger.WarnContext(ctx, "endorsement refused", "decision", refused.Decision, "channel", p.ChannelID, "chaincode", p.Chaincode,
 		"tx", p.TxID, "policy", program.Digest(), "reason", strings.Join(refused.Reasons, "; "))
 	return refused
@@ -137,10 +156,48 @@ func subjectOf(caller *msp.Identity) policy.Subject {
 	return policy.Subject{Caller: string(caller.MSPID) + "\x00" + string(id[:])}
 }
 
-func decide(ctx context.Context, program *policy.Program, p *Proposal) (policy.Verdict, error) {
+// judged is a decision for its record.
+type judged struct {
+	input   ast.Value
+	verdict policy.Verdict
+	policy  policy.Digest
+	failed  bool
+	limited bool
+}
+
+func (j *judged) Input() (ast.Value, error) { return j.input, nil }
+
+func (j *judged) Result() decisions.Result {
+	return decisions.Result{Allow: j.verdict.Allowed, Deny: j.verdict.Reasons, Public: j.verdict.Public, Policy: j.policy.String(), Limited: j.limited, Failed: j.failed}
+}
+
+// Same is nil: no two proposals are equal.
+func (j *judged) Same() any { return nil }
+
+// decide also returns the input that the rules saw, nil if it could not be made.
+func decide(ctx context.Context, program *policy.Program, p *Proposal) (ast.Value, policy.Verdict, error) {
 	in, err := Document(p)
 	if err != nil {
-		return policy.Verdict{}, err
+		return nil, policy.Verdict{}, err
 	}
-	return program.Verdict(ctx, in)
+	v, err := program.Verdict(ctx, in)
+	return in, v, err
+}
+
+// sizeOf is about what the input of a proposal holds, in bytes: as terms, several times
+// what it was.
+func sizeOf(p *Proposal) int {
+	n := 4096
+	for _, a := range p.Args {
+		n += len(a)
+	}
+	if p.Set != nil {
+		for _, ns := range p.Set.Namespaces {
+			for _, w := range ns.KV.GetWrites() {
+				n += len(w.GetKey()) + len(w.GetValue())
+			}
+			n += 64 * len(ns.KV.GetReads())
+		}
+	}
+	return 4 * n
 }

@@ -40,6 +40,7 @@ type Proposal struct {
 	Args               [][]byte // the function first
 	Transient          []string // names of the transient fields; their values are never shown
 	Caller             *msp.Identity
+	RemoteAddr         string // for the record of the decision alone
 	Response           *peerpb.Response
 	Event              *peerpb.ChaincodeEvent // nil without one
 	Set                *wire.ReadWriteSet

@@ -35,6 +35,7 @@ type Peer struct {
 	Peers      []Remote   `yaml:"peers"`
 	Chaincode  Chaincode  `yaml:"chaincode"`
 	Policy     Policy     `yaml:"policy"`
+	Audit      Audit      `yaml:"audit"`
 	Log        Log        `yaml:"log"`
 }
 
@@ -49,6 +50,7 @@ type Orderer struct {
 	// Genesis blocks of the channels to serve; each is joined once.
 	Genesis []string `yaml:"genesis"`
 	Policy  Policy   `yaml:"policy"`
+	Audit   Audit    `yaml:"audit"`
 	Log     Log      `yaml:"log"`
 }
 
@@ -141,6 +143,7 @@ type Chaincode struct {
 type Policy struct {
 	Layers map[string]string `yaml:"layers"` // connection, appliance, ordering, channel, chaincode, function: a Rego file each
 	Guard  string            `yaml:"guard"`  // the endorsement guard's Rego: a file or a folder; peers only
+	Mask   string            `yaml:"mask"`   // Rego of package system.log: what of a decision's record nobody shall read
 	Bundle Bundle            `yaml:"bundle"` // instead of both: a signed bundle of them
 }
 
@@ -213,6 +216,7 @@ func LoadPeer(path string) (*Peer, error) {
 		c.Ordering.validate(),
 		validateRemotes("peers", c.Peers, true),
 		c.Policy.validate(),
+		c.Audit.validate(),
 		c.Log.validate(),
 	))
 }
@@ -230,6 +234,7 @@ func LoadOrderer(path string) (*Orderer, error) {
 		c.Listen.validate("listen"),
 		required("data", c.Data),
 		c.Policy.validate(),
+		c.Audit.validate(),
 		c.Policy.validateOrderer(),
 		c.Log.validate(),
 	))
@@ -362,8 +367,8 @@ func (p *Policy) validate() error {
 			return fmt.Errorf("policy.layers: %q is not a layer: use %s", layer, strings.Join(Layers, ", "))
 		}
 	}
-	if p.Bundle.Configured() && (len(p.Layers) > 0 || p.Guard != "") {
-		return errors.New("policy: give either bundle, or layers and guard: a bundle holds them all")
+	if p.Bundle.Configured() && (len(p.Layers) > 0 || p.Guard != "" || p.Mask != "") {
+		return errors.New("policy: give either bundle, or layers and guard, and mask: a bundle holds them all")
 	}
 	return p.Bundle.validate()
 }
@@ -507,7 +512,7 @@ func resolve(c any, dir string) {
 			abs(&v)
 			p.Layers[k] = v
 		}
-		abs(&p.Guard, &p.Bundle.File, &p.Bundle.Folder, &p.Bundle.PublicKey)
+		abs(&p.Guard, &p.Mask, &p.Bundle.File, &p.Bundle.Folder, &p.Bundle.PublicKey)
 	}
 	switch c := c.(type) {
 	case *Peer:

@@ -15,7 +15,9 @@ import (
 	"strongroom/acl"
 	"strongroom/appliance/endorser"
 	"strongroom/channel/configtx"
+	"strongroom/ledger/auditlog"
 	"strongroom/msp"
+	"strongroom/wire"
 	"strongroom/wire/commonpb"
 	"strongroom/wire/peerpb"
 )
@@ -48,6 +50,7 @@ type Config struct {
 	// Channel finds a joined channel's configuration in force and the block that set it.
 	Channel func(channelID string) (cfg *configtx.Config, block func() (*commonpb.Block, error), ok bool)
 	Logger  *slog.Logger
+	Trail   auditlog.Trail // records joins; nil for none
 }
 
 // Configurer is `cscc`. It is safe for concurrent use.
@@ -121,7 +124,6 @@ func (c *Configurer) allowed(ctx context.Context, call *endorser.Call, cfg *conf
 		Caller: creator, RemoteAddr: call.RemoteAddr, TLSCertHash: call.TLSCertHash,
 	})
 	if errors.Is(err, acl.ErrDenied) {
-		c.cfg.Logger.WarnContext(ctx, "call refused", "function", name, "channel", channelID, "decision", decision.ID, "error", err)
 		return endorser.Failure("access denied for [%s][%s]: decision %s", name, channelID, decision.ID), nil
 	}
 	if err != nil {
@@ -171,7 +173,9 @@ func (c *Configurer) join(ctx context.Context, call *endorser.Call) (*peerpb.Res
 	if slices.Contains(c.cfg.Channels(), channelID) {
 		return endorser.Failure("cannot create ledger from genesis block: ledger [%s] already exists with state [ACTIVE]", channelID), nil
 	}
-	if err := c.cfg.Joiner.JoinChannel(ctx, channelID, block); err != nil {
+	act := auditlog.Act{Name: "channel.join", Actor: call.Creator.String(), Subject: channelID, Details: map[string]string{
+		"genesis": fmt.Sprintf("%x", wire.BlockHash(block.GetHeader()))}}
+	if err := auditlog.Do(ctx, c.cfg.Trail, act, func() error { return c.cfg.Joiner.JoinChannel(ctx, channelID, block) }); err != nil {
 		c.cfg.Logger.ErrorContext(ctx, "cannot join a channel", "channel", channelID, "error", err)
 		return endorser.Failure("cannot join channel %s: %s", channelID, err), nil
 	}

@@ -76,6 +76,7 @@ type Result struct {
 	Args         [][]byte
 	Transient    []string // names of the transient fields, sorted
 	Creator      *msp.Identity
+	RemoteAddr   string // of who asked
 	Response     *peerpb.Response
 	Event        *peerpb.ChaincodeEvent // nil without one
 	ReadWriteSet *wire.ReadWriteSet
@@ -213,7 +214,9 @@ func (e *Endorser) ProcessProposal(ctx context.Context, signed *peerpb.SignedPro
 		e.cfg.Observe(o)
 	}
 	if err != nil {
-		e.cfg.Logger.WarnContext(ctx, "proposal refused", "channel", o.Channel, "chaincode", o.Chaincode, "error", rpcerr.Detail(err))
+		if !errors.Is(err, acl.ErrDenied) { // else the guard has logged it
+			e.cfg.Logger.WarnContext(ctx, "proposal refused", "channel", o.Channel, "chaincode", o.Chaincode, "error", rpcerr.Detail(err))
+		}
 		return nil, rpcerr.Status(err)
 	}
 	return resp, nil

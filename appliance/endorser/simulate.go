@@ -217,17 +217,17 @@ func (e *Endorser) veto(ctx context.Context, r *request, s *simulated, set *wire
 	p := r.proposal
 	err := e.cfg.Guard.MayEndorse(ctx, &Result{
 		ChannelID: p.ChannelID(), TxID: p.TxID(), Chaincode: s.id, Args: p.Input.GetArgs(),
-		Transient: slices.Sorted(maps.Keys(p.Transient)), Creator: r.creator,
+		Transient: slices.Sorted(maps.Keys(p.Transient)), Creator: r.creator, RemoteAddr: r.remote,
 		Response: s.response, Event: s.event, ReadWriteSet: set, Private: s.results.private,
 	})
 	if err == nil {
 		return ""
 	}
-	e.cfg.Logger.WarnContext(ctx, "endorsement vetoed", "channel", p.ChannelID(), "chaincode", s.id.Name, "tx", p.TxID(), "error", rpcerr.Detail(err))
 	var refusal *rpcerr.Refusal
-	if errors.As(err, &refusal) {
+	if errors.As(err, &refusal) { // the guard has logged it
 		return "endorsement refused: " + refusal.Error()
 	}
+	e.cfg.Logger.WarnContext(ctx, "endorsement vetoed", "channel", p.ChannelID(), "chaincode", s.id.Name, "tx", p.TxID(), "error", err)
 	return "endorsement refused by this peer's endorsement policy"
 }
 

@@ -51,7 +51,7 @@ func (g *Gateway) permitted(ctx context.Context, cfg *configtx.Config, r acl.Req
 	r.RemoteAddr, r.TLSCertHash = remoteAddr(ctx), deliver.PeerCertificateHash(ctx)
 	decision, err := g.cfg.Access.Check(ctx, cfg, r)
 	if errors.Is(err, acl.ErrDenied) {
-		return g.refused(ctx, refusal(r.Channel, decision.ID, err))
+		return refusal(r.Channel, decision.ID, err) // the guard has logged it
 	}
 	if err != nil {
 		return fmt.Errorf("access to %s: %w", r.Resource, err)

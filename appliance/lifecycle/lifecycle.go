@@ -24,6 +24,7 @@ import (
 	"strongroom/channel/configtx"
 	state "strongroom/channel/lifecycle"
 	"strongroom/ledger"
+	"strongroom/ledger/auditlog"
 	"strongroom/ledger/selector"
 	"strongroom/msp"
 	"strongroom/wire/lifecyclepb"
@@ -59,6 +60,7 @@ type Config struct {
 	Packages PackageStore
 	Services Services
 	Logger   *slog.Logger
+	Trail    auditlog.Trail // records installations, approvals and commits; nil for none
 }
 
 // Validate names the field that is missing.
@@ -192,7 +194,17 @@ func (s *Service) Invoke(ctx context.Context, call *endorser.Call) (*peerpb.Resp
 		return refused, err
 	}
 
-	out, err := f.run(s, ctx, call, call.Args[1])
+	var out proto.Message
+	run := func() (err error) {
+		out, err = f.run(s, ctx, call, call.Args[1])
+		return err
+	}
+	err := error(nil)
+	if act := actOf(call); act != nil {
+		err = auditlog.Do(ctx, s.cfg.Trail, *act, run)
+	} else {
+		err = run()
+	}
 	switch {
 	case errors.Is(err, rpcerr.ErrNotFound):
 		return &peerpb.Response{Status: 404, Message: err.Error()}, nil
@@ -213,7 +225,9 @@ func (s *Service) allowed(ctx context.Context, call *endorser.Call) (*peerpb.Res
 	name, caller, cfg := call.Function(), call.Creator, call.Config
 	resource := acl.Resource(state.Namespace + "/" + name)
 	refuse := func(decision string, err error) *peerpb.Response {
-		s.cfg.Logger.WarnContext(ctx, "lifecycle call refused", "function", name, "channel", call.ChannelID, "creator", call.Creator.String(), "decision", decision, "error", err)
+		if decision == "none" { // else the guard has logged it
+			s.cfg.Logger.WarnContext(ctx, "lifecycle call refused", "function", name, "channel", call.ChannelID, "creator", call.Creator.String(), "error", err)
+		}
 		return endorser.Failure("Failed to authorize invocation due to failed ACL check: access denied (decision %s)", decision)
 	}
 	if resource.Local() {

@@ -25,6 +25,7 @@ type Metrics struct {
 	broadcast *prometheus.CounterVec
 	bundles   *prometheus.CounterVec
 	revision  prometheus.Gauge
+	audit     *prometheus.CounterVec
 	notAfter  *prometheus.GaugeVec
 }
 
@@ -57,12 +58,14 @@ func NewMetrics() *Metrics {
 			Name: "strongroom_ordering_messages_total", Help: "Messages to the ordering service by channel and status."}, []string{"channel", "status"}),
 		bundles: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "strongroom_policy_bundles_total", Help: "Policy bundles that were looked at: taken or refused."}, []string{"result"}),
+		audit: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "strongroom_audit_records_total", Help: "Records of the audit log by kind; dropped are decisions without a record."}, []string{"kind"}),
 		revision: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "strongroom_policy_bundle_revision", Help: "Revision of the policy bundle in force; 0 without one."}),
 		notAfter: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "strongroom_certificate_not_after_seconds", Help: "When a certificate of this node ends, in Unix time."}, []string{"certificate"}),
 	}
-	m.Registry.MustRegister(m.hsm, m.hsmErrors, m.hsmWait, m.tokenUp, m.alarms, m.stage, m.height, m.decisions, m.decide, m.proposals, m.broadcast, m.bundles, m.revision, m.notAfter,
+	m.Registry.MustRegister(m.hsm, m.hsmErrors, m.hsmWait, m.tokenUp, m.alarms, m.stage, m.height, m.decisions, m.decide, m.proposals, m.broadcast, m.bundles, m.revision, m.audit, m.notAfter,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -130,3 +133,6 @@ func (m *Metrics) Bundle(result string, revision uint64) {
 func (m *Metrics) NotAfter(certificate string, end time.Time) {
 	m.notAfter.WithLabelValues(certificate).Set(float64(end.Unix()))
 }
+
+// Audit records records of the audit log, or decisions that were dropped.
+func (m *Metrics) Audit(kind string, n int) { m.audit.WithLabelValues(kind).Add(float64(n)) }

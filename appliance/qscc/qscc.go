@@ -158,7 +158,6 @@ func (q *Queries) Invoke(ctx context.Context, call *endorser.Call) (*peerpb.Resp
 		Caller: creator, RemoteAddr: call.RemoteAddr, TLSCertHash: call.TLSCertHash,
 	})
 	if errors.Is(err, acl.ErrDenied) {
-		q.cfg.Logger.WarnContext(ctx, "query refused", "function", name, "channel", channelID, "decision", decision.ID, "error", err)
 		return endorser.Failure("access denied for [%s][%s]: decision %s", name, channelID, decision.ID), nil
 	}
 	if err != nil {

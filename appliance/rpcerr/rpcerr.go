@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/protoadapt"
 
 	"strongroom/acl"
+	"strongroom/acl/decisions"
 	"strongroom/bccsp"
 	"strongroom/ledger"
 	"strongroom/msp"
@@ -86,6 +87,7 @@ var table = []row{
 	{is(context.Canceled), codes.Canceled, "the request was canceled"},
 	{is(context.DeadlineExceeded), codes.DeadlineExceeded, "the request took too long"},
 	{as[*Refusal], codes.PermissionDenied, ""},
+	{is(decisions.ErrNotKept), codes.Unavailable, "this node cannot record its decisions and makes none: its log says why"},
 	{is(acl.ErrDenied), codes.PermissionDenied, "access denied"},
 	{as[*msp.InvalidError], codes.PermissionDenied, "access denied"},
 	{is(bccsp.ErrBadSignature), codes.PermissionDenied, "access denied"},

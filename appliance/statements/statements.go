@@ -8,7 +8,6 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"log/slog"
 	"strconv"
 
 	"strongroom/acl"
@@ -45,7 +44,6 @@ type Config struct {
 	Signer func() []byte // answers this peer's serialized identity, as last renewed
 	// Channel finds a joined channel's statements.
 	Channel func(channelID string) (Statements, bool)
-	Logger  *slog.Logger
 }
 
 // Service is `provenance`. It is safe for concurrent use.
@@ -55,9 +53,6 @@ var _ endorser.SystemChaincode = (*Service)(nil)
 
 // New makes a Service.
 func New(cfg Config) *Service {
-	if cfg.Logger == nil {
-		cfg.Logger = slog.New(slog.DiscardHandler)
-	}
 	return &Service{cfg: cfg}
 }
 
@@ -80,7 +75,6 @@ func (s *Service) Invoke(ctx context.Context, call *endorser.Call) (*peerpb.Resp
 		Caller: call.Creator, RemoteAddr: call.RemoteAddr, TLSCertHash: call.TLSCertHash,
 	})
 	if errors.Is(err, acl.ErrDenied) {
-		s.cfg.Logger.WarnContext(ctx, "statement refused", "channel", call.ChannelID, "decision", decision.ID)
 		return endorser.Failure("access denied for [%s][%s]: decision %s", call.Function(), call.ChannelID, decision.ID), nil
 	}
 	if err != nil {

@@ -27,9 +27,12 @@ const (
 	KindOutline         Kind = 13 // a block without the values of its namespaces
 	KindValues          Kind = 14 // the values of one namespace in a block
 	KindTerm            Kind = 15 // nothing: the proof that a data key belongs to its file
+	// KindAudit is records of a node's audit log.
+	KindAudit Kind = 20
 )
 
 var kindNames = map[Kind]string{
+	KindAudit: "audit records",
 	KindBlock: "block", KindState: "state", KindStateMetadata: "state with metadata", KindHash: "private hash",
 	KindHashMetadata: "private hash with metadata", KindPrivate: "private value", KindKept: "kept private writes",
 	KindCommitted: "committed private writes", KindPackage: "chaincode package", KindFile: "file",

@@ -110,8 +110,10 @@ func (l *Log) Size() uint64 { return l.size }
 
 // Append adds a leaf whose content Leaves already gives. After an error the log must
 // be opened again.
-func (l *Log) Append(content []byte) error {
-	h := LeafHash(content)
+func (l *Log) Append(content []byte) error { return l.AppendHash(LeafHash(content)) }
+
+// AppendHash is Append for a leaf whose LeafHash is at hand.
+func (l *Log) AppendHash(h Hash) error {
 	l.size++
 	for level := 0; ; level++ {
 		if level == len(l.edge) {

@@ -45,24 +45,11 @@ func (c *Checkpoint) Note(spki, sig []byte) []byte {
 // ParseNote reads a checkpoint in the one form that Note gives it, and its
 // signature by the key with this SubjectPublicKeyInfo, which it does not check.
 func ParseNote(note, spki []byte) (*Checkpoint, []byte, error) {
-	text, last, found := bytes.Cut(note, []byte("\n\n"))
-	if !found {
-		return nil, nil, errors.New("checkpoint is no signed note: it has no empty line")
+	c, err := ParseText(note)
+	if err != nil {
+		return nil, nil, err
 	}
-	lines := strings.Split(string(text), "\n")
-	if len(lines) != 3 {
-		return nil, nil, fmt.Errorf("checkpoint has %d lines of text: origin, size and root are needed", len(lines))
-	}
-	c := &Checkpoint{Origin: lines[0]}
-	var err error
-	if c.Size, err = strconv.ParseUint(lines[1], 10, 64); err != nil {
-		return nil, nil, fmt.Errorf("checkpoint: size %q is not a number", lines[1])
-	}
-	root, err := base64.StdEncoding.Strict().DecodeString(lines[2])
-	if err != nil || len(root) != HashSize {
-		return nil, nil, fmt.Errorf("checkpoint: root %q is not 32 bytes in base64", lines[2])
-	}
-	c.Root = Hash(root)
+	_, last, _ := bytes.Cut(note, []byte("\n\n"))
 	encoded, ok := strings.CutPrefix(strings.TrimSuffix(string(last), "\n"), "— "+c.Origin+" ")
 	if !ok {
 		return nil, nil, fmt.Errorf("checkpoint of %q is not signed in that name", c.Origin)
@@ -79,6 +66,30 @@ func ParseNote(note, spki []byte) (*Checkpoint, []byte, error) {
 		return nil, nil, errors.New("checkpoint is not in its one form")
 	}
 	return c, sig, nil
+}
+
+// ParseText reads what a checkpoint says; nothing of its signature is looked at, not
+// even whose it is.
+func ParseText(note []byte) (*Checkpoint, error) {
+	text, _, found := bytes.Cut(note, []byte("\n\n"))
+	if !found {
+		return nil, errors.New("checkpoint is no signed note: it has no empty line")
+	}
+	lines := strings.Split(string(text), "\n")
+	if len(lines) != 3 {
+		return nil, fmt.Errorf("checkpoint has %d lines of text: origin, size and root are needed", len(lines))
+	}
+	c := &Checkpoint{Origin: lines[0]}
+	var err error
+	if c.Size, err = strconv.ParseUint(lines[1], 10, 64); err != nil {
+		return nil, fmt.Errorf("checkpoint: size %q is not a number", lines[1])
+	}
+	root, err := base64.StdEncoding.Strict().DecodeString(lines[2])
+	if err != nil || len(root) != HashSize {
+		return nil, fmt.Errorf("checkpoint: root %q is not 32 bytes in base64", lines[2])
+	}
+	c.Root = Hash(root)
+	return c, nil
 }
 
 // NoteSize is the size that a checkpoint speaks about; nothing else of it is checked.
