@@ -26,7 +26,8 @@ channel/configtx       policy msp bccsp
 channel/lifecycle      -
 ledger/rwset           -
 ledger/compress        -
-ledger/seal            bccsp
+ledger/disk            -
+ledger/seal            bccsp ledger/disk
 ledger/translog        -
 ledger/provenance      bccsp ledger/translog
 ledger/evidence        -

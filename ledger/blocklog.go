@@ -13,7 +13,7 @@ import (
 	"strconv"
 	"strings"
 
-	"golang.org/x/sys/unix"
+	"strongroom/ledger/disk"
 )
 
 // location is where a record stands in the block log.
@@ -31,11 +31,12 @@ func (l location) end() location {
 // blockLog is a channel's blocks in files that only grow. Appending is for one
 // goroutine; reading is safe for concurrent use.
 type blockLog struct {
+	fs      disk.FS
 	dir     string
 	maxFile int64
 	logger  *slog.Logger
 
-	tail     *os.File // what is appended to
+	tail     disk.File // what is appended to
 	tailFile uint32
 	tailSize int64
 }
@@ -48,7 +49,7 @@ func blockFile(dir string, file uint32) string {
 
 // files returns the numbers of the log's files. Gaps and other files are errors.
 func (g *blockLog) files() ([]uint32, error) {
-	entries, err := os.ReadDir(g.dir)
+	entries, err := g.fs.ReadDir(g.dir)
 	if err != nil {
 		return nil, fmt.Errorf("block log: %w", err)
 	}
@@ -74,12 +75,12 @@ func (g *blockLog) files() ([]uint32, error) {
 // cuts an end that was not written completely, and leaves the log ready to append.
 // next is the number of the block expected at from; blocks below known were
 // acknowledged once, so that it is an error when one of them is not there.
-func openBlockLog(dir string, maxFile int64, logger *slog.Logger, from location, next, known uint64,
+func openBlockLog(fs disk.FS, dir string, maxFile int64, logger *slog.Logger, from location, next, known uint64,
 	visit func(r record, at location) error) (*blockLog, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := fs.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("block log: %w", err)
 	}
-	g := &blockLog{dir: dir, maxFile: maxFile, logger: logger}
+	g := &blockLog{fs: fs, dir: dir, maxFile: maxFile, logger: logger}
 	files, err := g.files()
 	if err != nil {
 		return nil, err
@@ -114,11 +115,11 @@ func openBlockLog(dir string, maxFile int64, logger *slog.Logger, from location,
 
 // create makes an empty file and has its name on the disk.
 func (g *blockLog) create(file uint32) error {
-	f, err := os.OpenFile(g.path(file), os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
+	f, err := g.fs.OpenFile(g.path(file), os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
 	if err != nil {
 		return fmt.Errorf("block log: %w", err)
 	}
-	if err := errors.Join(f.Close(), syncDir(g.dir)); err != nil {
+	if err := errors.Join(f.Close(), g.fs.SyncDir(g.dir)); err != nil {
 		return fmt.Errorf("block log: %w", err)
 	}
 	return nil
@@ -135,13 +136,16 @@ type logScan struct {
 
 func (s *logScan) file(file uint32, offset int64, last bool) error {
 	path := s.log.path(file)
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	f, err := s.log.fs.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		return fmt.Errorf("block log: %w", err)
 	}
 	size, err := f.Seek(0, io.SeekEnd)
 	if err == nil && offset > size {
 		err = fmt.Errorf("file has %d bytes, blocks up to byte %d were committed: it was truncated, or it is an older copy; restore it", size, offset)
+	}
+	if err == nil && last {
+		err = secure(f, offset, size)
 	}
 	for err == nil && offset < size {
 		var length int
@@ -166,9 +170,31 @@ func (s *logScan) file(file uint32, offset int64, last bool) error {
 	return nil
 }
 
+// secure has the end of the last file, which no store vouches for, on the disk before
+// a store learns of it: a process that was killed may have left it in the system's
+// memory alone, and after a sync that failed the system takes for written what is not,
+// unless it is written again.
+func secure(f disk.File, from, to int64) error {
+	if from == to {
+		return nil
+	}
+	buf := make([]byte, min(to-from, 1<<20))
+	for at := from; at < to; {
+		b := buf[:min(to-at, int64(len(buf)))]
+		if _, err := f.ReadAt(b, at); err != nil {
+			return err
+		}
+		if _, err := f.WriteAt(b, at); err != nil {
+			return err
+		}
+		at += int64(len(b))
+	}
+	return f.Sync()
+}
+
 // record reads and visits one record. A record that is damaged or not complete is
 // returned as bad; err is a failure to read, or the visitor's.
-func (s *logScan) record(f *os.File, file uint32, offset, size int64) (length int, bad, err error) {
+func (s *logScan) record(f disk.File, file uint32, offset, size int64) (length int, bad, err error) {
 	s.buf = slices.Grow(s.buf[:0], frameHeader)[:min(frameHeader, size-offset)]
 	if _, err := f.ReadAt(s.buf, offset); err != nil {
 		return 0, nil, err
@@ -201,7 +227,7 @@ func (s *logScan) record(f *os.File, file uint32, offset, size int64) (length in
 // cut removes a bad end of the log if it can only be a write that never finished:
 // it is the end of the last file, no whole record follows, and no store knows of
 // its block. Anything else is damage.
-func (s *logScan) cut(f *os.File, path string, offset, size int64, last bool, bad error) error {
+func (s *logScan) cut(f disk.File, path string, offset, size int64, last bool, bad error) error {
 	const advice = "the file is damaged; restore it"
 	if !last {
 		return fmt.Errorf("%w, and another file follows: %s", bad, advice)
@@ -247,7 +273,7 @@ func (g *blockLog) roll() error {
 	if err := g.create(next); err != nil {
 		return err
 	}
-	f, err := os.OpenFile(g.path(next), os.O_RDWR, 0)
+	f, err := g.fs.OpenFile(g.path(next), os.O_RDWR, 0)
 	if err != nil {
 		return fmt.Errorf("block log: %w", err)
 	}
@@ -267,15 +293,15 @@ func (g *blockLog) write(at location, frame []byte) error {
 
 // sync has everything that was written on the disk.
 func (g *blockLog) sync() error {
-	if err := unix.Fdatasync(int(g.tail.Fd())); err != nil {
+	if err := g.tail.Sync(); err != nil {
 		return fmt.Errorf("block log file %s: sync: %w", g.path(g.tailFile), err)
 	}
 	return nil
 }
 
 // readRecord reads the record of a block in a log's folder.
-func readRecord(dir string, number uint64, at location) (record, error) {
-	f, err := os.Open(blockFile(dir, at.File))
+func readRecord(fs disk.FS, dir string, number uint64, at location) (record, error) {
+	f, err := fs.OpenFile(blockFile(dir, at.File), os.O_RDONLY, 0)
 	if err != nil {
 		return record{}, fmt.Errorf("block %d: block log: %w", number, err)
 	}
@@ -301,12 +327,4 @@ func (g *blockLog) close() error {
 	err := g.tail.Close()
 	g.tail = nil
 	return err
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

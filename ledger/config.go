@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"strongroom/bccsp"
+	"strongroom/ledger/disk"
 	"strongroom/ledger/seal"
 )
 
@@ -31,6 +32,8 @@ type Config struct {
 	// Keyring seals what is written. It may serve several ledgers; it must stay
 	// open for longer than they do.
 	Keyring *seal.Keyring
+	// FS is where the files are; nil stands for disk.OS.
+	FS disk.FS
 	// Logger gets what an operator should know. Nil discards it.
 	Logger *slog.Logger
 	// BlockFileSize is the size in bytes at which the block log goes on in a new file.
@@ -59,6 +62,8 @@ type Config struct {
 
 	// rebuild has the stores that follow from the block log made beside those that are there.
 	rebuild bool
+
+	writeBuffer int // bytes of a store's rows in memory; 0 stands for 8 MiB
 }
 
 // Validate names the first field that is wrong and what it should be.
@@ -87,6 +92,9 @@ func (c Config) Validate() error {
 func (c Config) withDefaults() Config {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.FS == nil {
+		c.FS = disk.OS
 	}
 	if c.BlockFileSize == 0 {
 		c.BlockFileSize = DefaultBlockFileSize

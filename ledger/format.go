@@ -11,6 +11,8 @@ import (
 
 	"github.com/syndtr/goleveldb/leveldb"
 	"github.com/syndtr/goleveldb/leveldb/storage"
+
+	"strongroom/ledger/disk"
 )
 
 // The file FORMAT says in which form a ledger's folder is, and of which channel:
@@ -83,12 +85,12 @@ func (l *Ledger) formatPath() string { return filepath.Join(l.config.Dir, format
 // form that this code knows, and takes the stores of an older form away.
 func (l *Ledger) checkFolder() (folderForm, error) {
 	now := folderForm{version: formatNow, channel: l.config.ChannelID}
-	if err := os.MkdirAll(l.config.Dir, 0o700); err != nil {
+	if err := l.config.FS.MkdirAll(l.config.Dir, 0o700); err != nil {
 		return now, err
 	}
-	content, err := os.ReadFile(l.formatPath())
+	content, err := disk.ReadFile(l.config.FS, l.formatPath())
 	if errors.Is(err, os.ErrNotExist) {
-		if entries, err := os.ReadDir(l.config.Dir); err != nil || len(entries) > 0 {
+		if entries, err := l.config.FS.ReadDir(l.config.Dir); err != nil || len(entries) > 0 {
 			if err == nil && !(len(entries) == 1 && entries[0].Name() == formatFile+".tmp") {
 				err = fmt.Errorf("folder %s is not empty and has no file %s: it is no ledger", l.config.Dir, formatFile)
 			}
@@ -96,7 +98,7 @@ func (l *Ledger) checkFolder() (folderForm, error) {
 				return now, err
 			}
 		}
-		return now, writeFile(l.formatPath(), now.marshal())
+		return now, disk.Replace(l.config.FS, l.formatPath(), []byte(now.marshal()))
 	}
 	if err != nil {
 		return now, err
@@ -151,7 +153,7 @@ func (l *Ledger) beginUpgrade() (folderForm, error) {
 		}
 		form.height = max(form.height, next)
 	}
-	if err := os.RemoveAll(filepath.Join(l.config.Dir, privateNew)); err != nil {
+	if err := l.config.FS.RemoveAll(filepath.Join(l.config.Dir, privateNew)); err != nil {
 		return form, err
 	}
 	rows, err := l.sealPrivate()
@@ -159,13 +161,13 @@ func (l *Ledger) beginUpgrade() (folderForm, error) {
 		return form, err
 	}
 	l.config.Logger.Info("upgrading the ledger: private writes are sealed", "channel", form.channel, "rows", rows, "blocks to apply", form.height)
-	return form, writeFile(l.formatPath(), form.marshal())
+	return form, disk.Replace(l.config.FS, l.formatPath(), []byte(form.marshal()))
 }
 
 // openOld opens a store of version 1 for reading; nil when there is none.
 func (l *Ledger) openOld(name string) (*store, storage.Storage, error) {
 	dir := filepath.Join(l.config.Dir, name)
-	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
+	if _, err := l.config.FS.Stat(dir); errors.Is(err, os.ErrNotExist) {
 		return nil, nil, nil
 	}
 	files, err := storage.OpenFile(dir, true)
@@ -229,28 +231,28 @@ func (l *Ledger) sealPrivate() (n int, err error) {
 	if err := rows.Error(); err != nil {
 		return n, fmt.Errorf("store %s: read: %w", old.dir, err)
 	}
-	return n, errors.Join(to.write(batch), syncDir(l.config.Dir))
+	return n, errors.Join(to.write(batch), l.config.FS.SyncDir(l.config.Dir))
 }
 
 // clearOld removes what version 1 left readable and puts the sealed private writes
 // in place.
 func (l *Ledger) clearOld() error {
 	for _, name := range derivedStores {
-		if err := os.RemoveAll(filepath.Join(l.config.Dir, name)); err != nil {
+		if err := l.config.FS.RemoveAll(filepath.Join(l.config.Dir, name)); err != nil {
 			return err
 		}
 	}
 	from, to := filepath.Join(l.config.Dir, privateNew), filepath.Join(l.config.Dir, privateName)
-	if _, err := os.Stat(from); errors.Is(err, os.ErrNotExist) {
-		return syncDir(l.config.Dir)
+	if _, err := l.config.FS.Stat(from); errors.Is(err, os.ErrNotExist) {
+		return l.config.FS.SyncDir(l.config.Dir)
 	}
-	if err := os.RemoveAll(to); err != nil {
+	if err := l.config.FS.RemoveAll(to); err != nil {
 		return err
 	}
-	if err := os.Rename(from, to); err != nil {
+	if err := l.config.FS.Rename(from, to); err != nil {
 		return err
 	}
-	return syncDir(l.config.Dir)
+	return l.config.FS.SyncDir(l.config.Dir)
 }
 
 // endUpgrade makes an upgrade final when all its blocks are applied, and before
@@ -260,7 +262,7 @@ func (l *Ledger) endUpgrade(from folderForm) error {
 		return nil
 	}
 	from.version = formatNow
-	if err := writeFile(l.formatPath(), from.marshal()); err != nil {
+	if err := disk.Replace(l.config.FS, l.formatPath(), []byte(from.marshal())); err != nil {
 		return err
 	}
 	l.config.Logger.Info("upgraded the ledger", "channel", from.channel, "version", formatNow, "height", l.end.height)

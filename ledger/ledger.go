@@ -17,7 +17,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"sync"
 
@@ -169,27 +168,6 @@ func (l *Ledger) open(ctx context.Context) error {
 func (l *Ledger) warnPrivate(s *store) {
 	l.config.Logger.Warn("the journal of the private writes was incomplete; what was being kept when the peer stopped, or lay in a damaged part, is missing",
 		"store", s.dir, "cut", s.files.Cut())
-}
-
-// writeFile puts a small file in place so that it is there whole or not at all.
-func writeFile(name, content string) error {
-	temp := name + ".tmp"
-	f, err := os.OpenFile(temp, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteString(content)
-	if err == nil {
-		err = f.Sync()
-	}
-	err = errors.Join(err, f.Close())
-	if err == nil {
-		err = os.Rename(temp, name)
-	}
-	if err == nil {
-		err = syncDir(filepath.Dir(name))
-	}
-	return err
 }
 
 // ChannelID is the channel's name.

@@ -113,7 +113,7 @@ func (l *Ledger) readRecord(number uint64) (record, error) {
 	if err != nil {
 		return record{}, err
 	}
-	return readRecord(l.blocksDir(), number, at)
+	return readRecord(l.config.FS, l.blocksDir(), number, at)
 }
 
 func (l *Ledger) blocksDir() string { return filepath.Join(l.config.Dir, "blocks") }

@@ -4,11 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 
 	"github.com/syndtr/goleveldb/leveldb/storage"
 
+	"strongroom/ledger/disk"
 	"strongroom/ledger/seal/sealfs"
 )
 
@@ -18,7 +18,7 @@ var storeNames = []string{"index", "state", "history", privateName}
 // readForm reads FORMAT of a ledger that must be of the present version.
 func readForm(c Config) error {
 	name := filepath.Join(c.Dir, formatFile)
-	content, err := os.ReadFile(name)
+	content, err := disk.ReadFile(c.FS, name)
 	if err != nil {
 		return fmt.Errorf("folder %s is no ledger: %w", c.Dir, err)
 	}
@@ -39,12 +39,12 @@ func readForm(c Config) error {
 // The private store gives what it has, the others what they had applied.
 func openUnchanged(c Config, name string) (s *store, cut []string, err error) {
 	dir := filepath.Join(c.Dir, name)
-	if _, err := os.Stat(dir); err != nil {
+	if _, err := c.FS.Stat(dir); err != nil {
 		return nil, nil, fmt.Errorf("store %s: %w", dir, err)
 	}
 	o := options(false)
 	o.ReadOnly = true
-	files := sealfs.Config{Dir: dir, Keyring: c.Keyring, Channel: c.ChannelID, Store: name}
+	files := sealfs.Config{Dir: dir, Keyring: c.Keyring, Channel: c.ChannelID, Store: name, FS: c.FS}
 	s, err = openSealed(files, o)
 	if isCorrupted(err) {
 		lenient := options(false)

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"strongroom/ledger/disk"
 )
 
 // rebuiltSuffix marks the folder of a store that is being rebuilt.
@@ -95,7 +97,7 @@ func replaceStore(dir, name string) error {
 	case err != nil:
 		return fmt.Errorf("exchange %s and %s: %w", rebuilt, old, err)
 	}
-	return errors.Join(syncDir(dir), os.RemoveAll(rebuilt), syncDir(dir))
+	return errors.Join(disk.OS.SyncDir(dir), os.RemoveAll(rebuilt), disk.OS.SyncDir(dir))
 }
 
 // dropRebuilt removes what a rebuild that did not finish left.
@@ -105,11 +107,11 @@ func (l *Ledger) dropRebuilt() error {
 	}
 	for _, name := range derivedStores {
 		dir := filepath.Join(l.config.Dir, name+rebuiltSuffix)
-		if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
+		if _, err := l.config.FS.Stat(dir); errors.Is(err, os.ErrNotExist) {
 			continue
 		}
 		l.config.Logger.Warn("removing a store that was rebuilt in part, or is replaced", "folder", dir)
-		if err := os.RemoveAll(dir); err != nil {
+		if err := l.config.FS.RemoveAll(dir); err != nil {
 			return err
 		}
 	}

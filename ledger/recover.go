@@ -30,7 +30,7 @@ func (l *Ledger) recover(ctx context.Context, known uint64) error {
 		return err
 	}
 	last := indexed.hash
-	l.log, err = openBlockLog(l.blocksDir(), l.config.BlockFileSize, l.config.Logger,
+	l.log, err = openBlockLog(l.config.FS, l.blocksDir(), l.config.BlockFileSize, l.config.Logger,
 		indexed.end, indexed.next, max(indexed.next, state, history, known),
 		func(r record, at location) error {
 			if err := ctx.Err(); err != nil {

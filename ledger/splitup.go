@@ -4,12 +4,13 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"os"
+	"io/fs"
 	"path/filepath"
 
 	"github.com/syndtr/goleveldb/leveldb"
 
 	"strongroom/ledger/compress"
+	"strongroom/ledger/disk"
 	"strongroom/ledger/seal"
 )
 
@@ -39,7 +40,7 @@ func (l *Ledger) beginSplit(was folderForm) (folderForm, error) {
 		form.height = max(form.height, next)
 	}
 	for _, name := range []string{blocksSplit, privateByKey} {
-		if err := os.RemoveAll(filepath.Join(l.config.Dir, name)); err != nil {
+		if err := l.config.FS.RemoveAll(filepath.Join(l.config.Dir, name)); err != nil {
 			return form, err
 		}
 	}
@@ -49,17 +50,17 @@ func (l *Ledger) beginSplit(was folderForm) (folderForm, error) {
 	if err := l.splitPrivate(); err != nil {
 		return form, err
 	}
-	if err := syncDir(l.config.Dir); err != nil {
+	if err := l.config.FS.SyncDir(l.config.Dir); err != nil {
 		return form, err
 	}
-	return form, writeFile(l.formatPath(), form.marshal())
+	return form, disk.Replace(l.config.FS, l.formatPath(), []byte(form.marshal()))
 }
 
 // sealedNext is how many blocks a store of version 2 or 3 holds. One that is not there, or
 // that cannot be read, holds none: it is rebuilt anyway.
 func (l *Ledger) sealedNext(name string) (uint64, error) {
 	dir := filepath.Join(l.config.Dir, name)
-	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
+	if _, err := l.config.FS.Stat(dir); errors.Is(err, fs.ErrNotExist) {
 		return 0, nil
 	}
 	s, _, err := openDatabase(l.config, dir, name, false)
@@ -78,7 +79,7 @@ func (l *Ledger) sealedNext(name string) (uint64, error) {
 func (l *Ledger) splitBlocks(known uint64) (err error) {
 	const syncEvery = 16 << 20
 	dir := filepath.Join(l.config.Dir, blocksSplit)
-	to, err := openBlockLog(dir, l.config.BlockFileSize, l.config.Logger, location{}, 0, 0, nil)
+	to, err := openBlockLog(l.config.FS, dir, l.config.BlockFileSize, l.config.Logger, location{}, 0, 0, nil)
 	if err != nil {
 		return err
 	}
@@ -89,13 +90,13 @@ func (l *Ledger) splitBlocks(known uint64) (err error) {
 		if !ok {
 			return record{}, fmt.Errorf("block %d holds no dictionary", number)
 		}
-		return readRecord(l.blocksDir(), number, at)
+		return readRecord(l.config.FS, l.blocksDir(), number, at)
 	})
 	if err != nil {
 		return err
 	}
 	unsynced := 0
-	from, err := openBlockLog(l.blocksDir(), l.config.BlockFileSize, l.config.Logger, location{}, 0, known, func(r record, at location) error {
+	from, err := openBlockLog(l.config.FS, l.blocksDir(), l.config.BlockFileSize, l.config.Logger, location{}, 0, known, func(r record, at location) error {
 		l.progress("upgrading the ledger: sealing blocks", r.number, known)
 		if r.form == formCompressed {
 			content, err := records.open(r)
@@ -142,7 +143,7 @@ func (l *Ledger) splitBlocks(known uint64) (err error) {
 // splitPrivate copies the private writes into a new store.
 func (l *Ledger) splitPrivate() (err error) {
 	dir := filepath.Join(l.config.Dir, privateName)
-	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
+	if _, err := l.config.FS.Stat(dir); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	old, recovered, err := openDatabase(l.config, dir, privateName, false)
@@ -211,21 +212,21 @@ func (s private) split(key, value []byte) ([]byte, error) {
 // clearWhole puts what beginSplit made in the place of what the older version had.
 func (l *Ledger) clearWhole() error {
 	for _, name := range derivedStores {
-		if err := os.RemoveAll(filepath.Join(l.config.Dir, name)); err != nil {
+		if err := l.config.FS.RemoveAll(filepath.Join(l.config.Dir, name)); err != nil {
 			return err
 		}
 	}
 	for _, move := range [][2]string{{blocksSplit, "blocks"}, {privateByKey, privateName}} {
 		from, to := filepath.Join(l.config.Dir, move[0]), filepath.Join(l.config.Dir, move[1])
-		if _, err := os.Stat(from); errors.Is(err, os.ErrNotExist) {
+		if _, err := l.config.FS.Stat(from); errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
-		if err := os.RemoveAll(to); err != nil {
+		if err := l.config.FS.RemoveAll(to); err != nil {
 			return err
 		}
-		if err := os.Rename(from, to); err != nil {
+		if err := l.config.FS.Rename(from, to); err != nil {
 			return err
 		}
 	}
-	return syncDir(l.config.Dir)
+	return l.config.FS.SyncDir(l.config.Dir)
 }

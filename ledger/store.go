@@ -84,7 +84,10 @@ func isCorrupted(err error) bool {
 // Otherwise it drops what is damaged at the end of its journal and says so.
 func openDatabase(c Config, dir, name string, compress bool) (s *store, recovered bool, err error) {
 	o := options(compress)
-	files := sealfs.Config{Dir: dir, Keyring: c.Keyring, Channel: c.ChannelID, Store: name}
+	if c.writeBuffer > 0 {
+		o.WriteBuffer = c.writeBuffer
+	}
+	files := sealfs.Config{Dir: dir, Keyring: c.Keyring, Channel: c.ChannelID, Store: name, FS: c.FS}
 	s, err = openSealed(files, o)
 	if isCorrupted(err) {
 		recovered = true

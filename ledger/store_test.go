@@ -27,7 +27,7 @@ func TestDiskFails(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := unix.Dup3(int(readOnly.Fd()), int(l.log.tail.Fd()), unix.O_CLOEXEC); err != nil {
+	if err := unix.Dup3(int(readOnly.Fd()), int(l.log.tail.(interface{ Fd() uintptr }).Fd()), unix.O_CLOEXEC); err != nil {
 		t.Fatal(err)
 	}
 	err = l.Commit(context.Background(), parse(t, fabricBlock(t, 5)), asValidated(fabricFlags(t, 5)))

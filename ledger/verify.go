@@ -5,10 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 
+	"strongroom/ledger/disk"
 	"strongroom/ledger/seal"
 	"strongroom/wire"
 	"strongroom/wire/commonpb"
@@ -132,19 +132,19 @@ func (v *verifier) readRecord(number uint64) (record, error) {
 	if number >= uint64(len(v.at)) {
 		return record{}, fmt.Errorf("block %d: %w", number, ErrNotFound)
 	}
-	return readRecord(v.ledger.blocksDir(), number, v.at[number])
+	return readRecord(v.ledger.config.FS, v.ledger.blocksDir(), number, v.at[number])
 }
 
 // blocks reads the block log from its first byte to its last.
 func (v *verifier) blocks(ctx context.Context) error {
-	log := &blockLog{dir: v.ledger.blocksDir()}
+	log := &blockLog{fs: v.ledger.config.FS, dir: v.ledger.blocksDir()}
 	files, err := log.files()
 	if err != nil {
 		v.problem(Problem{Part: "blocks", Where: log.dir, What: err.Error()})
 		return nil
 	}
 	for i, file := range files {
-		raw, err := os.ReadFile(log.path(file))
+		raw, err := disk.ReadFile(v.ledger.config.FS, log.path(file))
 		if err != nil {
 			v.problem(Problem{Part: "blocks", Where: log.path(file), What: err.Error()})
 			return nil

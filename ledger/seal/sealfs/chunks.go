@@ -6,11 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"sync"
 
 	"github.com/syndtr/goleveldb/leveldb/storage"
 
+	"strongroom/ledger/disk"
 	"strongroom/ledger/seal"
 )
 
@@ -124,7 +124,7 @@ func (r chunkReader) Close() error { return r.chunks.f.Close() }
 type chunks struct {
 	s     *Storage
 	fd    storage.FileDesc
-	f     *os.File
+	f     disk.File
 	aead  cipher.AEAD
 	start int64  // of the chunks in the file
 	last  uint64 // number of the last chunk
@@ -132,7 +132,7 @@ type chunks struct {
 }
 
 // openChunks checks a table's end and so its length.
-func (s *Storage) openChunks(f *os.File, fd storage.FileDesc) (storage.Reader, error) {
+func (s *Storage) openChunks(f disk.File, fd storage.FileDesc) (storage.Reader, error) {
 	c := &chunks{s: s, fd: fd, f: f}
 	err := c.open()
 	if errors.Is(err, errTorn) {

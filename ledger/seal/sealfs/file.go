@@ -3,9 +3,8 @@ package sealfs
 import (
 	"errors"
 	"io"
-	"os"
 
-	"golang.org/x/sys/unix"
+	"strongroom/ledger/disk"
 )
 
 // errEnded means that a writer was used after its end.
@@ -13,7 +12,8 @@ var errEnded = errors.New("sealed file was ended: nothing can be added")
 
 // file is a new file that is written from its start to its end.
 type file struct {
-	f     *os.File
+	f     disk.File
+	fs    disk.FS
 	dir   string
 	size  int64 // bytes written
 	named bool  // the folder was synced since the file was made
@@ -35,13 +35,9 @@ func (w *file) sync() error {
 	if w.err != nil {
 		return w.err
 	}
-	for {
-		if w.err = unix.Fdatasync(int(w.f.Fd())); !errors.Is(w.err, unix.EINTR) {
-			break
-		}
-	}
+	w.err = w.f.Sync()
 	if w.err == nil && !w.named {
-		w.err = syncDir(w.dir)
+		w.err = w.fs.SyncDir(w.dir)
 		w.named = w.err == nil
 	}
 	return w.err
@@ -58,14 +54,6 @@ func (w *file) close() error {
 		w.err = errEnded
 	}
 	return err
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 // copyAll copies without the short cuts of io.Copy, which files that are sealed do not have.

@@ -13,6 +13,7 @@ import (
 
 	"github.com/syndtr/goleveldb/leveldb/storage"
 
+	"strongroom/ledger/disk"
 	"strongroom/ledger/seal"
 )
 
@@ -139,7 +140,7 @@ func (s *Storage) writeCurrent(manifest int64) error {
 		return err
 	}
 	path := s.path(currentName)
-	f, err := os.OpenFile(path+tempSuffix, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	f, err := s.config.FS.OpenFile(path+tempSuffix, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}
@@ -149,10 +150,10 @@ func (s *Storage) writeCurrent(manifest int64) error {
 	}
 	err = errors.Join(err, f.Close())
 	if err == nil {
-		err = os.Rename(path+tempSuffix, path)
+		err = s.config.FS.Rename(path+tempSuffix, path)
 	}
 	if err == nil {
-		err = syncDir(s.config.Dir)
+		err = s.config.FS.SyncDir(s.config.Dir)
 	}
 	return err
 }
@@ -160,7 +161,7 @@ func (s *Storage) writeCurrent(manifest int64) error {
 // readCurrent takes over the store's identity and returns the manifest's number;
 // os.ErrNotExist when there is none.
 func (s *Storage) readCurrent() (int64, error) {
-	b, err := os.ReadFile(s.path(currentName))
+	b, err := disk.ReadFile(s.config.FS, s.path(currentName))
 	if err != nil {
 		return 0, err
 	}

@@ -7,10 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 
 	"github.com/syndtr/goleveldb/leveldb/storage"
 
+	"strongroom/ledger/disk"
 	"strongroom/ledger/seal"
 )
 
@@ -90,7 +90,7 @@ func (recordReader) Close() error { return nil }
 // damaged: an error, always. Otherwise nothing in the file proves that it ever was
 // on the disk whole, and it is taken for the end of a write that a crash tore:
 // with Lenient it and what follows is dropped, else it is an error.
-func (s *Storage) openRecords(f *os.File, fd storage.FileDesc) (storage.Reader, error) {
+func (s *Storage) openRecords(f disk.File, fd storage.FileDesc) (storage.Reader, error) {
 	raw, err := io.ReadAll(f)
 	if err != nil {
 		return nil, fmt.Errorf("file %s: %w", f.Name(), err)

@@ -19,6 +19,7 @@ import (
 	"github.com/syndtr/goleveldb/leveldb/storage"
 	"github.com/syndtr/goleveldb/leveldb/util"
 
+	"strongroom/ledger/disk"
 	"strongroom/ledger/seal"
 	"strongroom/ledger/seal/sealtest"
 )
@@ -186,7 +187,7 @@ func TestWritersEnd(t *testing.T) {
 		case *recordWriter:
 			f = &w.file
 		}
-		readOnly, err := os.Open(f.f.Name())
+		readOnly, err := disk.OS.OpenFile(f.f.Name(), os.O_RDONLY, 0)
 		ok(t, err)
 		ok(t, f.f.Close())
 		f.f = readOnly
@@ -539,7 +540,7 @@ func TestFrozenVectors(t *testing.T) {
 	if got := hex.EncodeToString(out); got != vectorRecords {
 		t.Errorf("records are %s", got)
 	}
-	f, err := os.Create(filepath.Join(memoryDir(t), "table"))
+	f, err := disk.OS.OpenFile(filepath.Join(memoryDir(t), "table"), os.O_CREATE|os.O_RDWR, 0o600)
 	ok(t, err)
 	w := &chunkWriter{file: file{f: f}, aead: aead}
 	_, err = w.Write(append(bytes.Repeat([]byte{'a'}, chunkSize), "end"...))

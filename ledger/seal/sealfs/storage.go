@@ -11,8 +11,8 @@ import (
 	"sync"
 
 	"github.com/syndtr/goleveldb/leveldb/storage"
-	"golang.org/x/sys/unix"
 
+	"strongroom/ledger/disk"
 	"strongroom/ledger/seal"
 )
 
@@ -21,7 +21,7 @@ const (
 	tempSuffix = ".tmp"
 )
 
-// Config says where a store lies and what seals it. All fields but Lenient are needed.
+// Config says where a store lies and what seals it. All fields but Lenient and FS are needed.
 type Config struct {
 	Dir     string        // made when it is not there
 	Keyring *seal.Keyring // must stay open for longer than the storage
@@ -31,6 +31,8 @@ type Config struct {
 	// later record proves to have been on the disk; Cut says so. Without it such an
 	// end is a *storage.ErrCorrupted.
 	Lenient bool
+	// FS is where the files are; nil stands for disk.OS.
+	FS disk.FS
 }
 
 // Storage is a storage.Storage over a folder of sealed files. It is safe for
@@ -38,7 +40,7 @@ type Config struct {
 // file's path and the place in it), the token's and the disk's are not.
 type Storage struct {
 	config Config
-	lock   *os.File
+	lock   disk.File
 
 	mu     sync.Mutex // guards what follows
 	id     [idSize]byte
@@ -61,15 +63,18 @@ func Open(c Config) (*Storage, error) {
 	case c.Channel == "" || c.Store == "":
 		return nil, errors.New("sealed store: Channel or Store is empty: files are bound to both")
 	}
-	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
+	if c.FS == nil {
+		c.FS = disk.OS
+	}
+	if err := c.FS.MkdirAll(c.Dir, 0o700); err != nil {
 		return nil, err
 	}
 	s := &Storage{config: c}
 	var err error
-	if s.lock, err = os.OpenFile(s.path(lockName), os.O_CREATE|os.O_RDWR, 0o600); err != nil {
+	if s.lock, err = c.FS.OpenFile(s.path(lockName), os.O_CREATE|os.O_RDWR, 0o600); err != nil {
 		return nil, err
 	}
-	if err = unix.Flock(int(s.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err = s.lock.Lock(); err != nil {
 		err = fmt.Errorf("%s: %w (%w)", s.path(lockName), seal.ErrInUse, err)
 	} else {
 		err = s.begin()
@@ -85,7 +90,7 @@ func Open(c Config) (*Storage, error) {
 // Crash points: goleveldb makes the first manifest, then calls SetMeta, then makes
 // the first journal. A manifest alone, without CURRENT, is a store that never was.
 func (s *Storage) begin() error {
-	if err := os.Remove(s.path(currentName + tempSuffix)); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := s.config.FS.Remove(s.path(currentName + tempSuffix)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
 	_, err := s.readCurrent()
@@ -100,7 +105,7 @@ func (s *Storage) begin() error {
 		return err
 	}
 	if len(fds) == 1 && fds[0].Type == storage.TypeManifest {
-		return os.Remove(s.path(fds[0].String()))
+		return s.config.FS.Remove(s.path(fds[0].String()))
 	}
 	return nil
 }
@@ -192,7 +197,7 @@ func (s *Storage) GetMeta() (storage.FileDesc, error) {
 		return storage.FileDesc{}, err
 	}
 	fd := storage.FileDesc{Type: storage.TypeManifest, Num: n}
-	if _, err := os.Stat(s.path(fd.String())); err != nil {
+	if _, err := s.config.FS.Stat(s.path(fd.String())); err != nil {
 		return storage.FileDesc{}, err
 	}
 	return fd, nil
@@ -207,7 +212,7 @@ func (s *Storage) List(types storage.FileType) ([]storage.FileDesc, error) {
 }
 
 func (s *Storage) list(types storage.FileType) ([]storage.FileDesc, error) {
-	entries, err := os.ReadDir(s.config.Dir)
+	entries, err := s.config.FS.ReadDir(s.config.Dir)
 	if err != nil {
 		return nil, err
 	}
@@ -242,7 +247,7 @@ func (s *Storage) Open(fd storage.FileDesc) (storage.Reader, error) {
 		return nil, err
 	}
 	path := s.path(fd.String())
-	f, err := os.Open(path)
+	f, err := s.config.FS.OpenFile(path, os.O_RDONLY, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -265,14 +270,14 @@ func (s *Storage) Create(fd storage.FileDesc) (storage.Writer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("file %s: %w", s.path(fd.String()), err)
 	}
-	f, err := os.OpenFile(s.path(fd.String()), os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	f, err := s.config.FS.OpenFile(s.path(fd.String()), os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
 	if err != nil {
 		return nil, err
 	}
 	if _, err := f.Write(head); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	w := file{f: f, dir: s.config.Dir, size: int64(len(head))}
+	w := file{f: f, fs: s.config.FS, dir: s.config.Dir, size: int64(len(head))}
 	if layoutOf(fd.Type) == layChunks {
 		return &chunkWriter{file: w, aead: aead}, nil
 	}
@@ -286,7 +291,7 @@ func (s *Storage) Remove(fd storage.FileDesc) error {
 		return err
 	}
 	path := s.path(fd.String())
-	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	f, err := s.config.FS.OpenFile(path, os.O_WRONLY, 0)
 	if err != nil {
 		return err
 	}
@@ -295,9 +300,9 @@ func (s *Storage) Remove(fd storage.FileDesc) error {
 		_, err = f.WriteAt(make([]byte, min(info.Size(), maxHeader)), 0)
 	}
 	if err == nil {
-		err = unix.Fdatasync(int(f.Fd()))
+		err = f.Sync()
 	}
-	return errors.Join(err, f.Close(), os.Remove(path))
+	return errors.Join(err, f.Close(), s.config.FS.Remove(path))
 }
 
 // Rename seals a file's content anew under its other name and removes the old one:
