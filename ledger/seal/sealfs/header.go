@@ -153,7 +153,12 @@ func (s *Storage) writeCurrent(manifest int64) error {
 		err = s.config.FS.Rename(path+tempSuffix, path)
 	}
 	if err == nil {
-		err = s.config.FS.SyncDir(s.config.Dir)
+		if err = s.config.FS.SyncDir(s.config.Dir); err != nil {
+			// CURRENT may name either manifest from now on: goleveldb must not remove one.
+			s.mu.Lock()
+			s.undecided = fmt.Errorf("folder %s: %w", s.config.Dir, err)
+			s.mu.Unlock()
+		}
 	}
 	return err
 }

@@ -47,6 +47,8 @@ type Storage struct {
 	locked bool
 	closed bool
 	cut    []string
+	// undecided is why it is not known which manifest is in force after a power failure.
+	undecided error
 }
 
 var _ storage.Storage = (*Storage)(nil)
@@ -285,10 +287,18 @@ func (s *Storage) Create(fd storage.FileDesc) (storage.Writer, error) {
 }
 
 // Remove deletes a file, after it overwrote the file's key where it lies: what the
-// disk keeps of the rest cannot be opened any more, with the keyring either.
+// disk keeps of the rest cannot be opened any more, with the keyring either. After a
+// SetMeta of which it is not known whether it is on the disk, nothing is removed until
+// the folder is opened again.
 func (s *Storage) Remove(fd storage.FileDesc) error {
 	if err := s.check(fd); err != nil {
 		return err
+	}
+	s.mu.Lock()
+	undecided := s.undecided
+	s.mu.Unlock()
+	if undecided != nil {
+		return undecided
 	}
 	path := s.path(fd.String())
 	f, err := s.config.FS.OpenFile(path, os.O_WRONLY, 0)
