@@ -16,6 +16,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -485,5 +486,57 @@ func TestFabricCLI(t *testing.T) {
 	}
 	if r := one.process(endorser, "main", name, []byte("none")); r.GetStatus() != 500 || r.GetMessage() != "unknown function none" {
 		t.Errorf("a query that fails: %v", r)
+	}
+}
+
+// TestFabricCLIJoins is `peer channel join`: a CONFIG header, no channel, and the genesis
+// block as configtxgen writes it.
+func TestFabricCLIJoins(t *testing.T) {
+	n := start(t)
+	a := startAppliance(t, n, "cli-first")
+	text, err := os.ReadFile(a.admin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := regexp.MustCompile(`peer:\n  address: (\S+)`).FindSubmatch(text)
+	if address == nil {
+		t.Fatal("admin.yaml names no peer")
+	}
+	admin := n.fabricAdmin(t, "org1")
+	admin.conn = dial(t, string(address[1]), filepath.Join(n.dir, "org1/msp/tlscacerts/tlsca.pem"))
+
+	description := filepath.Join(t.TempDir(), "second.yaml")
+	main, err := os.ReadFile(filepath.Join(n.dir, "main.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, description, bytes.Replace(main, []byte("channel: main\n"), []byte("channel: cli-second\n"), 1))
+	genesis := filepath.Join(t.TempDir(), "second.block")
+	n.run(t, "channel", "genesis", "--description", description, "--out", genesis)
+	block, err := os.ReadFile(genesis)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := admin.process(commonpb.HeaderType_CONFIG, "", "cscc", []byte("JoinChain"), block); r.GetStatus() != 200 {
+		t.Fatalf("join: %v", r)
+	}
+	channels, info, want := &peerpb.ChannelQueryResponse{}, &commonpb.BlockchainInfo{}, &commonpb.Block{}
+	for b, into := range map[proto.Message][]byte{
+		channels: admin.query(commonpb.HeaderType_ENDORSER_TRANSACTION, "", "cscc", []byte("GetChannels")),
+		info:     admin.query(commonpb.HeaderType_ENDORSER_TRANSACTION, "", "qscc", []byte("GetChainInfo"), []byte("cli-second")),
+		want:     block,
+	} {
+		if err := proto.Unmarshal(into, b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(channels.GetChannels()) != 2 || info.GetHeight() != 1 || !proto.Equal(admin.fetch("cli-second", oldest).GetHeader(), want.GetHeader()) {
+		t.Errorf("channels %v, info %v", channels, info)
+	}
+	// An application's user may not.
+	u := n.dialUser(t, "org1")
+	user := &fabricCLI{t: t, identity: u.identity, conn: admin.conn}
+	if r := user.process(commonpb.HeaderType_CONFIG, "", "cscc", []byte("JoinChain"), block); r.GetStatus() != 500 || !strings.Contains(r.GetMessage(), "access denied") {
+		t.Errorf("a client joins: %v", r)
 	}
 }
