@@ -148,8 +148,12 @@ func (c *channels) follow(ctx context.Context, id string, l *ledger.Ledger) (err
 		}
 	}()
 	log := c.node.log.With("channel", id)
+	peer, err := c.node.describe()
+	if err != nil {
+		return err
+	}
 	if j.recorder, err = provenance.Open(provenance.Config{
-		Dir: filepath.Join(c.dir, id, "provenance"), Channel: id, Peer: c.node.describe(), Current: c.node.statementSigner,
+		Dir: filepath.Join(c.dir, id, "provenance"), Channel: id, Peer: peer, Current: c.node.statementSigner,
 	}); err != nil {
 		return err
 	}
@@ -346,15 +350,19 @@ func (r recorder) Record(ctx context.Context, blocks ...channel.CommittedBlock) 
 }
 
 // describe is what every statement says of this peer.
-func (n *node) describe() provenance.Peer {
+func (n *node) describe() (provenance.Peer, error) {
+	digest, err := version.Digest()
+	if err != nil {
+		return provenance.Peer{}, err
+	}
 	info := n.tokens.Own.Info()
 	build := version.Read()
 	return provenance.Peer{
 		Signer:     provenance.Identity{MSPID: string(n.identity.MSPID)},
-		HSM:        provenance.HSM{Manufacturer: info.Manufacturer, Model: info.Model, Serial: info.Serial, Firmware: info.Firmware},
-		Software:   provenance.Software{Name: "strongroom", Version: build.Version},
+		HSM:        provenance.HSM{Manufacturer: info.Manufacturer, Model: info.Model, Serial: info.Serial, Firmware: info.Firmware, Profile: n.tokens.Profile},
+		Software:   provenance.Software{Name: "strongroom", Version: build.Version, Build: digest},
 		OPAVersion: policy.OPAVersion,
-	}
+	}, nil
 }
 
 // statementSigner is this node's identity as it was last renewed.

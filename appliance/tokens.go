@@ -19,6 +19,8 @@ import (
 type Tokens struct {
 	*pkcs11.Group
 	Own *pkcs11.Token // of the section token
+	// Profile is the id of Own's firmware profile, "" if the configuration names none.
+	Profile string
 	// Keeper has the wrapping key and keeps the checkpoints; Own, unless a verifier's
 	// section names the wrapping key.
 	Keeper *pkcs11.Token
@@ -40,7 +42,8 @@ func OpenTokens(ctx context.Context, own config.Token, verifiers []config.Token,
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	why, err := onlySigns(own)
+	var why error
+	t.Profile, why, err = onlySigns(own)
 	if err != nil {
 		return nil, err
 	}
@@ -137,14 +140,15 @@ func (t *Tokens) Close() error {
 	return errors.Join(errs...)
 }
 
-// onlySigns says why a token must not verify, nil when it may or has no profile.
-func onlySigns(c config.Token) (why, err error) {
+// onlySigns gives the id of a token's profile, and says why the token must not verify:
+// nil when it may or has no profile.
+func onlySigns(c config.Token) (id string, why, err error) {
 	if c.Profile == "" {
-		return nil, nil
+		return "", nil, nil
 	}
 	p, err := profiles.Load(c.Profile)
 	if err != nil {
-		return nil, fmt.Errorf("token.profile: %w", err)
+		return "", nil, fmt.Errorf("token.profile: %w", err)
 	}
-	return p.MayVerify(), nil
+	return p.ID, p.MayVerify(), nil
 }

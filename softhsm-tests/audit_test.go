@@ -61,6 +61,7 @@ func TestAudit(t *testing.T) {
 			Blocks uint64
 			Reason string
 		}
+		Devices []string
 		Members []struct {
 			MSPID               string
 			Submitted, Endorsed int
@@ -78,6 +79,13 @@ func TestAudit(t *testing.T) {
 	}
 	if report.Replay.Blocks != report.To+1 || report.Replay.Reason != "" {
 		t.Errorf("verdicts were computed again on %+v, not on all %d blocks", report.Replay, report.To+1)
+	}
+	build, err := command(exec.Command("sha256sum", filepath.Join(n.bin, "strongroom")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if digest, _, _ := strings.Cut(build, " "); len(report.Devices) != 1 || !strings.Contains(report.Devices[0], digest) {
+		t.Errorf("the statements were made by %q, sha256sum says %s", report.Devices, build)
 	}
 	endorsed := map[string]int{}
 	for _, m := range report.Members {

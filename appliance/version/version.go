@@ -1,7 +1,15 @@
-// Package version says which build this is. It performs no I/O.
+// Package version says which build this is.
 package version
 
-import "runtime/debug"
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"os"
+	"runtime/debug"
+	"sync"
+)
 
 // Version is set by the Makefile to what git describes; a plain `go build` leaves it.
 var Version = "unknown"
@@ -15,7 +23,7 @@ type Info struct {
 }
 
 // Read returns the build's description, from the linker and from what the module
-// system recorded in the binary.
+// system recorded in the binary. It performs no I/O.
 func Read() Info {
 	info := Info{Version: Version}
 	build, ok := debug.ReadBuildInfo()
@@ -33,3 +41,18 @@ func Read() Info {
 	}
 	return info
 }
+
+// Digest is the SHA-256, in hexadecimal, of the executable that this process runs. It is
+// read once; the file may have been replaced on disk since the process began.
+var Digest = sync.OnceValues(func() (string, error) {
+	f, err := os.Open("/proc/self/exe")
+	if err != nil {
+		return "", fmt.Errorf("this program's executable: %w", err)
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return "", fmt.Errorf("this program's executable: %w", err)
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
+})

@@ -97,8 +97,15 @@ func (r *Report) policy(namespace, digest string, block uint64) {
 
 // hsm notes what made a statement.
 func (r *Report) hsm(p *provenance.Predicate) {
-	device := fmt.Sprintf("%s %s, serial %s, firmware %s; %s %s, OPA %s", p.HSM.Manufacturer, p.HSM.Model, p.HSM.Serial, p.HSM.Firmware,
-		p.Software.Name, p.Software.Version, p.OPAVersion)
+	device := fmt.Sprintf("%s %s, serial %s, firmware %s", p.HSM.Manufacturer, p.HSM.Model, p.HSM.Serial, p.HSM.Firmware)
+	if p.HSM.Profile != "" {
+		device += ", profile " + p.HSM.Profile
+	}
+	device += fmt.Sprintf("; %s %s", p.Software.Name, p.Software.Version)
+	if p.Software.Build != "" {
+		device += ", executable with SHA-256 " + p.Software.Build
+	}
+	device += ", OPA " + p.OPAVersion
 	if !slices.Contains(r.Devices, device) {
 		r.Devices = append(r.Devices, device)
 	}

@@ -73,8 +73,8 @@ func newFixture(t testing.TB) *fixture {
 			Signer:  id.Signer,
 			Peer: Peer{
 				Signer:     IdentityOf("Org1MSP", id.Certificate),
-				HSM:        HSM{Manufacturer: "SoftHSM project", Model: "SoftHSM v2", Serial: "1", Firmware: "2.6"},
-				Software:   Software{Name: "strongroom", Version: "test"},
+				HSM:        HSM{Manufacturer: "SoftHSM project", Model: "SoftHSM v2", Serial: "1", Firmware: "2.6", Profile: "softhsm-2.6"},
+				Software:   Software{Name: "strongroom", Version: "test", Build: strings.Repeat("0a", 32)},
 				OPAVersion: "1.22.2",
 			},
 			Now: func() time.Time { return time.Date(2026, 11, 23, 12, 0, 0, 123456789, time.UTC) },

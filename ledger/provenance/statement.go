@@ -101,13 +101,15 @@ type HSM struct {
 	Model        string `json:"model"`
 	Serial       string `json:"serial"`
 	Firmware     string `json:"firmware"`
-	KeyID        string `json:"key_id"` // SHA-256 of the signing key's SubjectPublicKeyInfo
+	Profile      string `json:"profile,omitempty"` // id of the firmware profile that it was held to
+	KeyID        string `json:"key_id"`            // SHA-256 of the signing key's SubjectPublicKeyInfo
 }
 
 // Software is the program that made the statement.
 type Software struct {
 	Name    string `json:"name"`
 	Version string `json:"version"`
+	Build   string `json:"build,omitempty"` // SHA-256 of the executable
 }
 
 // Time is when the statement was made.
