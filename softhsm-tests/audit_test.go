@@ -230,22 +230,7 @@ func (n network) tamperArchive(t *testing.T, pack, dir string) {
 // followVerify runs the commands of VERIFY.md, which hold for the pack and fail for a
 // changed one.
 func followVerify(t *testing.T, dir string, last uint64) {
-	text, err := os.ReadFile(filepath.Join(dir, "VERIFY.md"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	script := "set -eu\n"
-	for i, part := range strings.Split(string(text), "```") {
-		if i%2 == 1 {
-			script += strings.TrimPrefix(part, "sh\n")
-		}
-	}
-	script = strings.ReplaceAll(script, "/tmp/", t.TempDir()+"/")
-	run := func() (string, error) {
-		cmd := exec.Command("sh", "-c", script)
-		cmd.Dir = dir
-		return command(cmd)
-	}
+	run := func() (string, error) { return withoutOurSoftware(t, dir) }
 	out, err := run()
 	if err != nil || strings.Count(out, "Verified OK") != 2 || !strings.Contains(out, "signer.pem: OK") || !strings.Contains(out, "statements chained to") {
 		t.Fatalf("%s\n%v", out, err)
@@ -406,4 +391,22 @@ func replaceText(file, old, replacement string) func(*testing.T, string) {
 		}
 		write(t, filepath.Join(dir, file), []byte(changed))
 	}
+}
+
+// withoutOurSoftware runs the commands of a pack's VERIFY.md.
+func withoutOurSoftware(t *testing.T, dir string) (string, error) {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(dir, "VERIFY.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	script := "set -eu\n"
+	for i, part := range strings.Split(string(text), "```") {
+		if i%2 == 1 {
+			script += strings.TrimPrefix(part, "sh\n")
+		}
+	}
+	cmd := exec.Command("sh", "-c", strings.ReplaceAll(script, "/tmp/", t.TempDir()+"/"))
+	cmd.Dir = dir
+	return command(cmd)
 }

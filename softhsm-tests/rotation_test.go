@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -228,6 +229,26 @@ func TestKeyRotation(t *testing.T) {
 		t.Errorf("the endpoint shows the certificate of %s", name)
 	}
 	a.waitReady(t)
+
+	// The auditor's tool follows the statements over the change of key; so does openssl.
+	pack := filepath.Join(t.TempDir(), "pack.tar.zst")
+	n.run(t, "audit", "export", "rotated", "--config", a.admin, "--out", pack)
+	if out, err := n.audit(pack); err != nil || !strings.Contains(out, "VERIFIED") {
+		t.Errorf("the channel does not verify: %s\n%v", out, err)
+	}
+	dir := unpack(t, pack)
+	signers, err := os.ReadFile(filepath.Join(dir, "signer.pem"))
+	if err != nil || bytes.Count(signers, []byte("BEGIN CERTIFICATE")) != 2 {
+		t.Errorf("signer.pem holds %d certificates, want the new key's and the old one's: %v", bytes.Count(signers, []byte("BEGIN CERTIFICATE")), err)
+	}
+	if out, err := withoutOurSoftware(t, dir); err != nil || strings.Count(out, "Verified OK") != 2 {
+		t.Errorf("VERIFY.md's commands: %s\n%v", out, err)
+	}
+	inForce, _ := pem.Decode(signers)
+	write(t, filepath.Join(dir, "signer.pem"), pem.EncodeToMemory(inForce))
+	if out, err := n.audit(dir); err == nil || !strings.Contains(out+err.Error(), "signer.pem has no certificate") {
+		t.Errorf("without the old key's certificate: %s\n%v", out, err)
+	}
 }
 
 // replace puts a file in the place of another at once, as mv does.

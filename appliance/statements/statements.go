@@ -32,6 +32,7 @@ type Access interface {
 // Statements finds the statement of a block, and proofs that it is in the log. *provenance.Recorder is one.
 type Statements interface {
 	Get(number uint64) ([]byte, error)
+	Signers() ([]byte, error)
 	Checkpoint(ctx context.Context) ([]byte, error)
 	InclusionProof(number, size uint64) (index uint64, proof []translog.Hash, err error)
 	ConsistencyProof(old, size uint64) ([]translog.Hash, error)
@@ -59,7 +60,8 @@ func New(cfg Config) *Service {
 // Name is "provenance".
 func (s *Service) Name() string { return Name }
 
-// Invoke answers GetSigner CHANNEL, GetStatement CHANNEL NUMBER, and for the
+// Invoke answers GetSigner CHANNEL, GetSigners CHANNEL (certificates in PEM: of the key in
+// force first, then of those before), GetStatement CHANNEL NUMBER, and for the
 // transparency log GetCheckpoint CHANNEL, GetInclusionProof CHANNEL NUMBER SIZE and
 // GetConsistencyProof CHANNEL OLD SIZE, and SignPack for an evidence pack. The channel
 // must be the proposal's own.
@@ -83,6 +85,8 @@ func (s *Service) Invoke(ctx context.Context, call *endorser.Call) (*peerpb.Resp
 	switch call.Function() {
 	case "GetSigner":
 		return endorser.Success(s.cfg.Signer()), nil
+	case "GetSigners":
+		return s.signers(call)
 	case "GetStatement":
 		return s.statement(call)
 	case "GetCheckpoint":
@@ -92,7 +96,19 @@ func (s *Service) Invoke(ctx context.Context, call *endorser.Call) (*peerpb.Resp
 	case "SignPack":
 		return s.sign(ctx, call)
 	}
-	return endorser.Failure("function %q is not offered: use GetSigner, GetStatement, GetCheckpoint, GetInclusionProof, GetConsistencyProof or SignPack", call.Function()), nil
+	return endorser.Failure("function %q is not offered: use GetSigner, GetSigners, GetStatement, GetCheckpoint, GetInclusionProof, GetConsistencyProof or SignPack", call.Function()), nil
+}
+
+func (s *Service) signers(call *endorser.Call) (*peerpb.Response, error) {
+	statements, ok := s.cfg.Channel(call.ChannelID)
+	if !ok {
+		return endorser.Failure("channel %q has no statements", call.ChannelID), nil
+	}
+	certificates, err := statements.Signers()
+	if err != nil {
+		return nil, fmt.Errorf("signers of channel %q: %w", call.ChannelID, err)
+	}
+	return endorser.Success(certificates), nil
 }
 
 func (s *Service) statement(call *endorser.Call) (*peerpb.Response, error) {

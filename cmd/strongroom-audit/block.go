@@ -63,7 +63,7 @@ func (a *auditor) statement(ctx context.Context, n uint64, raw *commonpb.Block) 
 		a.find(n, "%s is missing", evidence.Statement.Name(n))
 		return
 	}
-	checked, err := provenance.Verify(bundle, raw.GetHeader(), a.check(ctx))
+	checked, err := a.checkStatement(ctx, bundle, raw.GetHeader())
 	if err == nil {
 		err = checked.Statement.CheckBlock(raw)
 	}

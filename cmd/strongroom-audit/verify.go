@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -93,7 +94,8 @@ type auditor struct {
 	once   map[string][]byte // the files that stand once, until they are used
 	info   *evidence.Info    // nil before the first block
 	config *configtx.Config
-	signer *msp.Identity
+	signer *msp.Identity            // of the key in force when the pack was made
+	former map[string]*msp.Identity // of the keys before, by key id
 	log    *translog.Checkpoint
 	note   []byte
 
@@ -264,12 +266,8 @@ func (a *auditor) trust(ctx context.Context) error {
 	if a.config.ID != info.Channel {
 		return fmt.Errorf("config.block is of channel %q, pack.json says %q", a.config.ID, info.Channel)
 	}
-	serialized, err := msp.Serialize(msp.ID(info.MSPID), a.once[evidence.SignerFile])
-	if err != nil {
-		return fmt.Errorf("signer.pem: %w", err)
-	}
-	if a.signer, err = a.config.MSPs.Identity(ctx, serialized); err != nil {
-		return fmt.Errorf("signer.pem is no valid identity of %s on this channel: %w", info.MSPID, err)
+	if err := a.signers(ctx, info); err != nil {
+		return err
 	}
 	a.report.Signer = fmt.Sprintf("%s of %s", a.signer.Certificate.Subject, info.MSPID)
 	a.info, a.next = info, info.From
@@ -283,6 +281,59 @@ func (a *auditor) trust(ctx context.Context) error {
 	}
 	a.replay, err = newReplay(ctx, info.Channel, a.deps.Engine)
 	return err
+}
+
+// signers reads who signed: the key in force first, then the keys before it.
+func (a *auditor) signers(ctx context.Context, info *evidence.Info) error {
+	a.former = map[string]*msp.Identity{}
+	rest := a.once[evidence.SignerFile]
+	for len(bytes.TrimSpace(rest)) > 0 {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil {
+			return errors.New("signer.pem is not PEM throughout")
+		}
+		serialized, err := msp.Serialize(msp.ID(info.MSPID), pem.EncodeToMemory(block))
+		if err != nil {
+			return fmt.Errorf("signer.pem: %w", err)
+		}
+		id, err := a.config.MSPs.Identity(ctx, serialized)
+		if err != nil {
+			return fmt.Errorf("signer.pem is no valid identity of %s on this channel: %w", info.MSPID, err)
+		}
+		if a.signer == nil {
+			a.signer = id
+		}
+		a.former[id.PublicKey.ID().String()] = id
+	}
+	if a.signer == nil {
+		return errors.New("signer.pem holds no certificate")
+	}
+	return nil
+}
+
+// checkStatement checks a statement's signature by the key that it names, which must be
+// one of the signers'.
+func (a *auditor) checkStatement(ctx context.Context, bundle []byte, header *commonpb.BlockHeader) (*provenance.Checked, error) {
+	b, err := provenance.ParseBundle(bundle)
+	if err != nil {
+		return nil, err
+	}
+	hint := b.VerificationMaterial.PublicKey.Hint
+	by := a.former[hint]
+	if by == nil {
+		return nil, fmt.Errorf("it is signed by key %.64q, of which signer.pem has no certificate", hint)
+	}
+	checked, err := provenance.Verify(bundle, header, func(message, sig []byte) error {
+		digest := sha256.Sum256(message)
+		return a.deps.Verifier.Verify(ctx, by.PublicKey, digest[:], sig)
+	})
+	if err != nil {
+		return nil, err
+	}
+	if said := checked.Statement.Predicate.HSM.KeyID; said != hint {
+		return nil, fmt.Errorf("it is signed by key %s and says that it is by %.64q", hint, said)
+	}
+	return checked, nil
 }
 
 // checkpoint checks the log's checkpoint. Without a good one no proof holds.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -80,6 +81,7 @@ type exporter struct {
 	client   *client.Client
 	channel  string
 	from, to uint64
+	signers  []byte // certificates in PEM, of the key in force first
 }
 
 func (e *exporter) export(ctx context.Context, out string, progress func(done uint64)) (err error) {
@@ -105,7 +107,15 @@ func (e *exporter) export(ctx context.Context, out string, progress func(done ui
 		}
 	}
 	return w.Finish(func(sums [sha256.Size]byte) ([]byte, error) {
-		return e.call(ctx, "provenance", "SignPack", strconv.FormatUint(e.from, 10), strconv.FormatUint(e.to, 10), fmt.Sprintf("%x", sums))
+		signed, err := e.call(ctx, "provenance", "SignPack", strconv.FormatUint(e.from, 10), strconv.FormatUint(e.to, 10), fmt.Sprintf("%x", sums))
+		if err != nil {
+			return nil, err
+		}
+		signers, err := e.call(ctx, "provenance", "GetSigners")
+		if err == nil && !bytes.Equal(signers, e.signers) {
+			err = errors.New("the peer's certificate or key changed meanwhile: export again")
+		}
+		return signed, err
 	})
 }
 
@@ -117,6 +127,9 @@ func (e *exporter) begin(ctx context.Context, w *evidence.Writer) ([]byte, uint6
 	}
 	identity := &msppb.SerializedIdentity{}
 	if err := proto.Unmarshal(raw, identity); err != nil {
+		return nil, 0, err
+	}
+	if e.signers, err = e.call(ctx, "provenance", "GetSigners"); err != nil {
 		return nil, 0, err
 	}
 	// The log must cover the last block: fail now if its statement is not there yet.
@@ -136,7 +149,7 @@ func (e *exporter) begin(ctx context.Context, w *evidence.Writer) ([]byte, uint6
 		return nil, 0, err
 	}
 	info := evidence.Info{Channel: e.channel, From: e.from, To: e.to, MSPID: identity.GetMspid()}
-	return note, size, w.Begin(info, identity.GetIdBytes(), note, config)
+	return note, size, w.Begin(info, e.signers, note, config)
 }
 
 func (e *exporter) block(ctx context.Context, w *evidence.Writer, n, size uint64, note []byte) error {

@@ -4,7 +4,7 @@
 //
 //	pack.json                       what the pack holds
 //	VERIFY.md                       how to check it with openssl, jq and sha256sum
-//	signer.pem                      certificate of the key that signed statements, checkpoint and pack
+//	signer.pem                      certificate of the key that signed checkpoint and pack; then of keys that signed statements before it
 //	checkpoint                      the transparency log at the time of export, signed
 //	config.block                    the configuration block in force at the first block
 //	msp/<MSP id>/...                its organisations' CA certificates and CRLs, as in config.block

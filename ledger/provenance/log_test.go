@@ -218,6 +218,10 @@ func TestRotatedSigner(t *testing.T) {
 		t.Fatal(err)
 	}
 	r = f.open(t)
+	want := append(encodePEM(second.Certificate), encodePEM(first.Certificate)...)
+	if got, err := r.Signers(); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("signers, the one in force first: %s, %v", got, err)
+	}
 	var chain Chain
 	for n := range uint64(4) {
 		by := first

@@ -61,6 +61,9 @@ type Recorder struct {
 
 	signing sync.Mutex // held while a checkpoint is made; taken before mu
 
+	naming     sync.Mutex        // guards remembered
+	remembered *x509.Certificate // the latest that was kept
+
 	mu           sync.RWMutex // guards what follows
 	store        *store
 	last         [sha256.Size]byte // of the latest payload; meaningless while the store is empty
@@ -89,6 +92,9 @@ func Open(cfg Config) (*Recorder, error) {
 		if line, err = s.get(s.next - 1); err == nil {
 			err = r.resume(line)
 		}
+	}
+	if err == nil {
+		err = r.remember(r.signer())
 	}
 	if err == nil {
 		err = r.openLog()
@@ -167,6 +173,9 @@ func (r *Recorder) Record(ctx context.Context, facts ...Facts) error {
 	}
 	if len(bundles) == 0 {
 		return nil
+	}
+	if err := r.remember(by); err != nil {
+		return err
 	}
 	lines, err := r.sign(ctx, by, bundles)
 	if err != nil {
