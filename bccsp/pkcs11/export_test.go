@@ -140,11 +140,14 @@ func (t *Token) MakeLoose(ctx context.Context, label string) error {
 	})
 }
 
+var ecdsaMechanism = []*p11.Mechanism{p11.NewMechanism(p11.CKM_ECDSA, nil)}
+
 // Raw signs and verifies by the bare module on a session of its own, for benchmarks.
 type Raw struct {
 	ctx      *p11.Ctx
 	session  p11.SessionHandle
 	key, pub p11.ObjectHandle
+	calls    functions
 }
 
 // OpenRaw opens a bare session beside the token's own, on a signing key that was
@@ -156,7 +159,7 @@ func (t *Token) OpenRaw(label string) (*Raw, error) {
 		return nil, err
 	}
 	h, err := t.module.ctx.OpenSession(uint(t.slot.Load()), p11.CKF_SERIAL_SESSION|p11.CKF_RW_SESSION)
-	return &Raw{t.module.ctx, h, k.handle.Load().object, e.handle.object}, err
+	return &Raw{t.module.ctx, h, k.handle.Load().object, e.handle.object, t.module.calls}, err
 }
 
 // Close closes the session.
@@ -176,4 +179,15 @@ func (r *Raw) Verify(digest [sha256.Size]byte, sig []byte) error {
 		return err
 	}
 	return r.ctx.Verify(r.session, digest[:], sig)
+}
+
+// SignDirect and VerifyDirect are the same without the binding, as the pool asks.
+func (r *Raw) SignDirect(digest [sha256.Size]byte) ([]byte, error) {
+	sig, _, err := r.calls.sign(r.session, p11.CKM_ECDSA, r.key, digest[:])
+	return sig, err
+}
+
+func (r *Raw) VerifyDirect(digest [sha256.Size]byte, sig []byte) error {
+	_, err := r.calls.verify(r.session, p11.CKM_ECDSA, r.pub, digest[:], sig)
+	return err
 }

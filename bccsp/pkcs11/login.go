@@ -6,31 +6,7 @@ package pkcs11
 // core dumps, and wiped when the call has returned.
 
 /*
-#cgo LDFLAGS: -ldl
-#define _GNU_SOURCE
-#include <dlfcn.h>
-#include <stddef.h>
-
-// The head of CK_FUNCTION_LIST (PKCS #11 v2.40, pkcs11f.h): CK_VERSION, then a pointer
-// for each function, in the order of the header.
-struct functions {
-	unsigned char version[2];
-	void *at[20];
-};
-
-enum { at_init_token = 9, at_init_pin = 10, at_set_pin = 11, at_login = 18 };
-
-// The library is loaded already: this finds that same one. It stays loaded.
-static struct functions *find_functions(const char *path) {
-	struct functions *list = NULL;
-	void *library = dlopen(path, RTLD_LAZY | RTLD_NOLOAD);
-	if (library == NULL)
-		return NULL;
-	unsigned long (*get)(struct functions **) = (unsigned long (*)(struct functions **))dlsym(library, "C_GetFunctionList");
-	if (get == NULL || get(&list) != 0)
-		return NULL;
-	return list;
-}
+#include "functions.h"
 
 static unsigned long call_login(struct functions *f, unsigned long session, unsigned long user, unsigned char *pin, unsigned long len) {
 	return ((unsigned long (*)(unsigned long, unsigned long, unsigned char *, unsigned long))f->at[at_login])(session, user, pin, len);
@@ -58,22 +34,6 @@ import (
 	p11 "github.com/miekg/pkcs11"
 	"golang.org/x/sys/unix"
 )
-
-// functions are the calls that take a PIN.
-type functions struct{ list *C.struct_functions }
-
-// loadFunctions finds them in a library that this process has loaded.
-func loadFunctions(path string) (functions, error) {
-	name, err := unix.ByteSliceFromString(path)
-	if err != nil {
-		return functions{}, err
-	}
-	list := C.find_functions((*C.char)(unsafe.Pointer(&name[0])))
-	if list == nil {
-		return functions{}, fmt.Errorf("module %q has no C_GetFunctionList", path)
-	}
-	return functions{list}, nil
-}
 
 // withPINs calls f with copies of the PINs in locked memory, which is wiped afterwards.
 func withPINs(f func(pins ...*C.uchar) C.ulong, pins ...[]byte) error {

@@ -103,7 +103,7 @@ func loadModule(real string) (*module, error) {
 	if modules.byPath == nil {
 		modules.byPath = make(map[string]*module)
 	}
-	calls, err := loadFunctions(real)
+	calls, err := loadFunctions(real, ctx)
 	if err != nil {
 		return nil, err
 	}

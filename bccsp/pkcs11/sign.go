@@ -250,12 +250,8 @@ func (k *privateKey) signOnce(ctx context.Context, digest [maxDigest]byte, n int
 
 // sign is C_SignInit and C_Sign: the only place where a signature is made.
 func (s *session) sign(key p11.ObjectHandle, digest []byte) ([]byte, error) {
-	c := s.token.module.ctx
-	if err := c.SignInit(s.handle, ecdsaMechanism, key); err != nil {
-		return nil, s.err("C_SignInit", err)
-	}
-	sig, err := c.Sign(s.handle, digest)
-	return sig, s.err("C_Sign", err)
+	sig, function, err := s.token.module.calls.sign(s.handle, p11.CKM_ECDSA, key, digest)
+	return sig, s.err(function, err)
 }
 
 // findAgain replaces a stale handle: by label and CKA_ID, and only by a key that makes

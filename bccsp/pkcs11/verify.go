@@ -9,10 +9,6 @@ import (
 	"strongroom/bccsp"
 )
 
-// ecdsaMechanism is CKM_ECDSA: digest in, r||s out. It has no parameter, so one value
-// serves all calls at the same time.
-var ecdsaMechanism = []*p11.Mechanism{p11.NewMechanism(p11.CKM_ECDSA, nil)}
-
 // DER object identifiers for CKA_EC_PARAMS.
 var (
 	oidP256 = []byte{0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07}
@@ -102,9 +98,6 @@ func (t *Token) verifyOnce(ctx context.Context, key *bccsp.PublicKey, in *verify
 
 // verify is C_VerifyInit and C_Verify: the only place where a signature is judged.
 func (s *session) verify(key p11.ObjectHandle, digest, raw []byte) error {
-	c := s.token.module.ctx
-	if err := c.VerifyInit(s.handle, ecdsaMechanism, key); err != nil {
-		return s.err("C_VerifyInit", err)
-	}
-	return s.err("C_Verify", c.Verify(s.handle, digest, raw))
+	function, err := s.token.module.calls.verify(s.handle, p11.CKM_ECDSA, key, digest, raw)
+	return s.err(function, err)
 }
