@@ -14,7 +14,7 @@ import (
 
 func ledgerCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "ledger", Short: "Look at a channel's ledger"}
-	cmd.AddCommand(ledgerInfoCommand(), ledgerReplayCommand(), ledgerAcceptRollbackCommand(), ledgerStatsCommand(),
+	cmd.AddCommand(ledgerInfoCommand(), ledgerReplayCommand(), ledgerAcceptRollbackCommand(), ledgerShredCommand(), ledgerStatsCommand(),
 		ledgerVerifyCommand(), ledgerRebuildCommand())
 	return cmd
 }

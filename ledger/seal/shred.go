@@ -158,6 +158,12 @@ func (k *Keyring) Shred(channel, namespace string) (*Shredded, error) {
 	return record.of(of), nil
 }
 
+// Keys counts the data keys of a namespace of a channel that are in the keyring.
+func (k *Keyring) Keys(channel, namespace string) (int, error) {
+	files, err := k.filesOf(scope{channel, namespace}, ^uint32(0))
+	return len(files), err
+}
+
 // filesOf finds the files of a scope's keys up to a term.
 func (k *Keyring) filesOf(of scope, through uint32) ([]termFile, error) {
 	all, err := listTerms(k.dir, false)
