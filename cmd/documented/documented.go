@@ -130,7 +130,7 @@ func alternatives(words []string) [][]string {
 	return [][]string{words}
 }
 
-var flag = regexp.MustCompile(`^\[?(--[a-z][a-z0-9-]*)`)
+var flagWord = regexp.MustCompile(`^\[?(--[a-z][a-z0-9-]*)`)
 
 // check says what of the words root does not have.
 func check(root *cobra.Command, words []string) error {
@@ -147,7 +147,7 @@ func check(root *cobra.Command, words []string) error {
 		cmd, words = cmd.Commands()[i], words[1:]
 	}
 	for _, w := range words {
-		m := flag.FindStringSubmatch(w)
+		m := flagWord.FindStringSubmatch(w)
 		if m == nil {
 			continue
 		}

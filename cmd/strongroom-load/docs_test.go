@@ -6,4 +6,7 @@ import (
 	"strongroom/cmd/documented"
 )
 
-func TestDocumented(t *testing.T) { documented.Commands(t, root(), "../..") }
+func TestDocumented(t *testing.T) {
+	documented.Commands(t, root(), "../..")
+	documented.Page(t, root(), "../../docs/commands/strongroom-load.md")
+}
