@@ -75,9 +75,9 @@ deny contains sprintf("unit %s may not call %s", [ou, input.resource]) if {
 	}
 }
 
-// TestTrapBuiltinError is trap 1: OPA takes an error of a built-in function as
+// TestTrap01BuiltinError is trap 1: OPA takes an error of a built-in function as
 // undefined, so that a negation of it allows. Here it is an error.
-func TestTrapBuiltinError(t *testing.T) {
+func TestTrap01BuiltinError(t *testing.T) {
 	p := mustParse(t, `package team.layer
 
 default allow := false
@@ -94,8 +94,8 @@ large if to_number(input.x) > 3
 	}
 }
 
-// TestTrapNoInput is trap 2: without input, "not input.revoked" holds.
-func TestTrapNoInput(t *testing.T) {
+// TestTrap02NoInput is trap 2: without input, "not input.revoked" holds.
+func TestTrap02NoInput(t *testing.T) {
 	p := mustParse(t, "package team.layer\n\ndefault allow := false\n\nallow if not input.revoked\n")
 	for _, input := range []any{nil, ast.Value(nil)} {
 		if allowed, _, err := p.Decide(context.Background(), input); allowed || !errors.Is(err, ErrEvaluation) {
@@ -104,9 +104,9 @@ func TestTrapNoInput(t *testing.T) {
 	}
 }
 
-// TestTrapConflict is trap 7: two rules that give different values are an error when
+// TestTrap07Conflict is trap 7: two rules that give different values are an error when
 // they meet, not before.
-func TestTrapConflict(t *testing.T) {
+func TestTrap07Conflict(t *testing.T) {
 	p := mustParse(t, `package team.layer
 
 default allow := false
@@ -123,9 +123,9 @@ allow := false if input.x == "b"
 	}
 }
 
-// TestTrapRunaway is trap 11: nothing but a deadline stops a policy that multiplies
+// TestTrap11Runaway is trap 11: nothing but a deadline stops a policy that multiplies
 // its own rules.
-func TestTrapRunaway(t *testing.T) {
+func TestTrap11Runaway(t *testing.T) {
 	p, err := ParseProgram(context.Background(), ProgramConfig{Package: "team.layer", Deadline: 30 * time.Millisecond}, map[string][]byte{"layer.rego": []byte(`package team.layer
 
 default allow := false
