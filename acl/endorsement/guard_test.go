@@ -114,7 +114,7 @@ func TestRulesSeeTheProposal(t *testing.T) {
 		`input.writes[0].value.amount == 12345678901234567890`, `input.writes[1].size == 5`, `not input.writes[1].json`,
 		`input.writes[1].sha256 == "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"`,
 		`not input.writes[2].json`, `not input.writes[3].json`, `not input.writes[4].json`, `input.writes[5].is_delete`,
-		`input.metadata_writes == [{"namespace": "kv", "key": "a", "names": ["VALIDATION_PARAMETER"]}]`,
+		`input.metadata_writes == [{"namespace": "kv", "key": "a", "names": ["VALIDATION_PARAMETER"], "endorsement": {"rule": "", "named": [], "needed": []}}]`,
 		`count(input.private_writes) == 0`, `count(input.private_reads) == 0`, `count(input.range_reads) == 0`,
 	}
 	g := newGuard(t, nil, 0)

@@ -17,7 +17,9 @@ import (
 
 	"strongroom/acl"
 	"strongroom/msp"
+	"strongroom/policy"
 	"strongroom/wire"
+	"strongroom/wire/commonpb"
 	"strongroom/wire/kvrwsetpb"
 	"strongroom/wire/peerpb"
 	"strongroom/wire/rwsetpb"
@@ -242,7 +244,26 @@ func (e *encoder) metadata(w *kvrwsetpb.KVMetadataWrite, place ...pair) *ast.Ter
 	o := ast.NewObject(place...)
 	o.Insert(ast.StringTerm("key"), e.text(w.GetKey()))
 	o.Insert(ast.StringTerm("names"), e.texts(names))
+	o.Insert(ast.StringTerm("endorsement"), e.endorsement(w))
 	return ast.NewTerm(o)
+}
+
+// endorsement shows the endorsement policy that a key is given: who must sign what is
+// written to it from then on. It is empty where none is given, or one that does not compile, which
+// nobody can satisfy.
+func (e *encoder) endorsement(w *kvrwsetpb.KVMetadataWrite) *ast.Term {
+	rule, named, needed := "", []string(nil), []string(nil)
+	for _, entry := range w.GetEntries() {
+		env := new(commonpb.SignaturePolicyEnvelope)
+		if entry.GetName() != peerpb.MetaDataKeys_VALIDATION_PARAMETER.String() || len(entry.GetValue()) == 0 || proto.Unmarshal(entry.GetValue(), env) != nil {
+			continue
+		}
+		var err error
+		if named, needed, err = policy.Organizations(env); err == nil {
+			rule = policy.Describe(env)
+		}
+	}
+	return ast.ObjectTerm(field("rule", e.text(rule)), field("named", e.texts(named)), field("needed", e.texts(needed)))
 }
 
 // version is null for a key that was not there.
