@@ -66,10 +66,10 @@ func TestBundleOfTheConfiguration(t *testing.T) {
 	}()
 	wrong := c
 	wrong.KeyID = "other"
-	if err := n.openBundle(ctx, dir, wrong, layers, vetoes); err == nil || !strings.Contains(err.Error(), "policy.bundle") {
+	if _, err := n.openBundle(ctx, dir, wrong, layers, vetoes, nil); err == nil || !strings.Contains(err.Error(), "policy.bundle") {
 		t.Errorf("another key id: %v", err)
 	}
-	if err := n.openBundle(ctx, dir, c, layers, vetoes); err != nil {
+	if _, err := n.openBundle(ctx, dir, c, layers, vetoes, nil); err != nil {
 		t.Fatal(err)
 	}
 	named := n.policyBundles()

@@ -57,7 +57,7 @@ func RunOrderer(ctx context.Context, c *config.Orderer, logTo io.Writer) (err er
 	if err != nil {
 		return err
 	}
-	if err := n.openBundle(ctx, c.Data, c.Policy.Bundle, guard, nil); err != nil {
+	if _, err := n.openBundle(ctx, c.Data, c.Policy.Bundle, guard, nil, nil); err != nil {
 		return err
 	}
 	service, err := n.newOrdering(ctx, c.Data, keyring, guard, len(c.Listen.ClientCAs) > 0)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -42,6 +43,7 @@ type peer struct {
 	guard    *acl.Guard
 	vetoes   *endorsement.Guard
 	channels *channels
+	ledgers  atomic.Pointer[channels] // channels, for those who began before they were open
 	host     *chaincode.Host
 	endorser *endorser.Endorser
 	agreed   *lifecycle.Service
@@ -89,7 +91,8 @@ func RunPeer(ctx context.Context, c *config.Peer, logTo io.Writer) (err error) {
 	if p.vetoes, err = n.newVetoes(ctx, c.Policy); err != nil {
 		return err
 	}
-	if err := n.openBundle(ctx, c.Data, c.Policy.Bundle, p.guard, p.vetoes); err != nil {
+	onLedger, err := n.openBundle(ctx, c.Data, c.Policy.Bundle, p.guard, p.vetoes, p.policyKey)
+	if err != nil {
 		return err
 	}
 	if c.Ordering.Embedded {
@@ -104,6 +107,10 @@ func RunPeer(ctx context.Context, c *config.Peer, logTo io.Writer) (err error) {
 	if err := p.openServices(ctx, server); err != nil {
 		return err
 	}
+	if onLedger != nil {
+		p.ledgers.Store(p.channels)
+		p.polling.Go(func() { p.watchPolicyKey(ctx, onLedger) })
+	}
 	n.addDiskCheck(c.Data)
 	n.renewals(ctx, c.Node, c.Listen, served, p.localMSP, p.admit)
 	return n.run(ctx, server, healthServer, c.Listen)
@@ -112,6 +119,7 @@ func RunPeer(ctx context.Context, c *config.Peer, logTo io.Writer) (err error) {
 // close closes what the peer opened, the channels' work first.
 func (p *peer) close() error {
 	var errs []error
+	p.polling.Wait() // what reads the ledgers
 	if p.channels != nil {
 		errs = append(errs, p.channels.close())
 	}

@@ -60,6 +60,8 @@ type Keeper struct {
 	cfg     Config
 	current atomic.Pointer[InForce]
 
+	failures int // to reach the source, one after the other; Run's own
+
 	mu      sync.Mutex    // held while a bundle is taken; guards what follows
 	floor   uint64        // no revision below it is taken
 	refused policy.Digest // of the archive that was refused last: it is not tried again
@@ -99,17 +101,35 @@ func Open(ctx context.Context, cfg Config) (*Keeper, error) {
 // Current is the bundle in force.
 func (k *Keeper) Current() InForce { return *k.current.Load() }
 
-// Run looks at the source until ctx ends.
+// maxPause is how long Run waits at most for a source that cannot be reached.
+const maxPause = 10 * time.Minute
+
+// Run looks at the source until ctx ends: every Poll, at longer and longer intervals
+// while it cannot be reached, and at once when a source with a channel Changed says so.
 func (k *Keeper) Run(ctx context.Context) {
-	ticker := time.NewTicker(k.cfg.Poll)
-	defer ticker.Stop()
+	var changed <-chan struct{}
+	if s, ok := k.cfg.Source.(interface{ Changed() <-chan struct{} }); ok {
+		changed = s.Changed()
+	}
+	pause := k.cfg.Poll
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-ticker.C:
+		case <-timer.C:
+		case <-changed:
 		}
-		if err := k.Refresh(ctx); err != nil && ctx.Err() == nil {
+		err := k.Refresh(ctx)
+		if pause = k.cfg.Poll; errors.Is(err, ErrUnreachable) {
+			k.failures++
+			pause = min(k.cfg.Poll<<min(k.failures, 10), max(maxPause, k.cfg.Poll))
+		} else {
+			k.failures = 0
+		}
+		timer.Reset(pause)
+		if err != nil && ctx.Err() == nil {
 			k.cfg.Logger.ErrorContext(ctx, "policy bundle not taken: the one in force stays", "source", k.cfg.Source.String(),
 				"revision", k.Current().Revision, "error", err)
 		}
@@ -121,6 +141,9 @@ func (k *Keeper) Run(ctx context.Context) {
 // failure of ours (the token's, the disk's) it is tried again.
 func (k *Keeper) Refresh(ctx context.Context) error {
 	archive, err := k.cfg.Source.Fetch(ctx)
+	if errors.Is(err, ErrUnchanged) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}
@@ -146,11 +169,16 @@ func (k *Keeper) Refresh(ctx context.Context) error {
 		if err == nil {
 			err = k.enforce(ctx, b, rules)
 		}
+		if f, ok := k.cfg.Source.(interface{ Forget() }); ok && err != nil {
+			f.Forget()
+		}
 		return k.observed(err)
 	}
 	if !errors.Is(err, bundle.ErrNotAnswered) && !errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
 		k.refused = digest
 		err = errors.Join(err, k.record(ctx, b, digest, err))
+	} else if f, ok := k.cfg.Source.(interface{ Forget() }); ok {
+		f.Forget() // it is tried again, so it must be fetched again
 	}
 	return k.observed(err)
 }

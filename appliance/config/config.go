@@ -150,11 +150,21 @@ type Policy struct {
 // Bundle names a signed Open Policy Agent bundle, and who may sign it.
 type Bundle struct {
 	File      string   `yaml:"file"`      // the archive; or
-	Folder    string   `yaml:"folder"`    // a folder, of whose *.tar.gz files the last by name counts
+	Folder    string   `yaml:"folder"`    // a folder, of whose *.tar.gz files the last by name counts; or
+	URL       string   `yaml:"url"`       // an https address
+	TLSCACert string   `yaml:"tlsCACert"` // PEM file: who certifies the web server of url
+	Ledger    Key      `yaml:"ledger"`    // besides: where a channel holds the next ones; peers only
 	PublicKey string   `yaml:"publicKey"` // PEM file: public key or certificate, on P-256
 	KeyID     string   `yaml:"keyId"`     // what signatures must call that key, if they name it
 	Scope     string   `yaml:"scope"`     // what signatures must be for
 	Poll      Duration `yaml:"poll"`      // how often to look for a new one; 10s if left out
+}
+
+// Key is a key of a chaincode's namespace on a channel.
+type Key struct {
+	Channel   string `yaml:"channel"`
+	Chaincode string `yaml:"chaincode"`
+	Key       string `yaml:"key"`
 }
 
 // Configured tells whether any field is set.
@@ -165,8 +175,20 @@ func (b *Bundle) validate() error {
 		return nil
 	}
 	errs := []error{required("policy.bundle.publicKey", b.PublicKey), required("policy.bundle.keyId", b.KeyID)}
-	if (b.File == "") == (b.Folder == "") {
-		errs = append(errs, errors.New("policy.bundle: set either file or folder"))
+	sources := 0
+	for _, s := range []string{b.File, b.Folder, b.URL} {
+		if s != "" {
+			sources++
+		}
+	}
+	if sources != 1 {
+		errs = append(errs, errors.New("policy.bundle: set either file or folder or url"))
+	}
+	if (b.URL == "") != (b.TLSCACert == "") {
+		errs = append(errs, errors.New("policy.bundle: url and tlsCACert belong together: give both or neither"))
+	}
+	if k := b.Ledger; k != (Key{}) && (k.Channel == "" || k.Chaincode == "" || k.Key == "") {
+		errs = append(errs, errors.New("policy.bundle.ledger needs channel, chaincode and key"))
 	}
 	if b.Poll < 0 {
 		errs = append(errs, errors.New("policy.bundle.poll is negative: leave it out or write it as 10s"))
@@ -377,6 +399,9 @@ func (p *Policy) validateOrderer() error {
 	if p.Guard != "" {
 		return errors.New("policy.guard: an ordering node endorses nothing: leave it out")
 	}
+	if p.Bundle.Ledger != (Key{}) {
+		return errors.New("policy.bundle.ledger: an ordering node reads no chaincode's state: use file, folder or url")
+	}
 	return nil
 }
 
@@ -512,7 +537,7 @@ func resolve(c any, dir string) {
 			abs(&v)
 			p.Layers[k] = v
 		}
-		abs(&p.Guard, &p.Mask, &p.Bundle.File, &p.Bundle.Folder, &p.Bundle.PublicKey)
+		abs(&p.Guard, &p.Mask, &p.Bundle.File, &p.Bundle.Folder, &p.Bundle.PublicKey, &p.Bundle.TLSCACert)
 	}
 	switch c := c.(type) {
 	case *Peer:

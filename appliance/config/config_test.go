@@ -58,6 +58,9 @@ func TestLoadPeerNamesWhatIsWrong(t *testing.T) {
 		"bundle and layers":  {"data: data", "data: data\npolicy: {layers: {function: x.rego}, bundle: {file: b.tar.gz, publicKey: k.pem, keyId: k}}", "either bundle, or layers and guard"},
 		"bundle and guard":   {"data: data", "data: data\npolicy: {guard: x.rego, bundle: {file: b.tar.gz, publicKey: k.pem, keyId: k}}", "either bundle, or layers and guard"},
 		"bundle of nobody":   {"data: data", "data: data\npolicy: {bundle: {file: b.tar.gz}}", "policy.bundle.publicKey is missing"},
+		"url of nobody":      {"data: data", "data: data\npolicy: {bundle: {url: https://x/b, publicKey: k.pem, keyId: k}}", "url and tlsCACert belong together"},
+		"half a ledger key":  {"data: data", "data: data\npolicy: {bundle: {file: b, ledger: {channel: main}, publicKey: k.pem, keyId: k}}", "policy.bundle.ledger needs channel, chaincode and key"},
+		"no network":         {"listen: {", "listen: {networks: [10.0.0.1], ", "listen.networks[0]: \"10.0.0.1\" is no network"},
 		"two bundles":        {"data: data", "data: data\npolicy: {bundle: {file: b, folder: c, publicKey: k.pem, keyId: k}}", "either file or folder"},
 		"peer without a MSP": {"data: data", "data: data\npeers: [{address: a:1, tlsCACert: c}]", "peers[0].mspId"},
 	} {
