@@ -92,3 +92,48 @@ func TestShred(t *testing.T) {
 		t.Errorf("a value that came later: %s, %v", got, err)
 	}
 }
+
+// TestRewrap puts a peer's data keys under a new wrapping key of its token: with the old
+// label the peer refuses to start, with the new one it reads everything.
+func TestRewrap(t *testing.T) {
+	n := start(t)
+	const peer = "peer0.org2"
+	if _, err := n.dialUser(t, "org1").Submit(t.Context(), call("CreateAsset", "rewrap-1", "grey", "1", "Kay", "1")); err != nil {
+		t.Fatal(err)
+	}
+	config := filepath.Join(n.dir, "org2", "peer.yaml")
+	rewrap := []string{"token", "rewrap", "--config", config, "--to", "second-kek"}
+	if _, err := n.try(rewrap...); err == nil || !strings.Contains(err.Error(), "stop the node first") {
+		t.Errorf("beside a running peer: %v", err)
+	}
+	n.stop(t, peer)
+	if out := n.run(t, rewrap...); !strings.Contains(out, "data keys") {
+		t.Errorf("rewrapping: %s", out)
+	}
+	if out := n.run(t, rewrap...); !strings.Contains(out, "nothing to wrap") {
+		t.Errorf("a second time: %s", out)
+	}
+	if _, err := n.try("dev", "up", "--dir", n.dir); err == nil || !strings.Contains(err.Error(), "data key is wrapped by another wrapping key") {
+		t.Errorf("with the old wrapping key: %v", err)
+	}
+	change := func(from, to string) {
+		t.Helper()
+		b, err := os.ReadFile(config)
+		if err != nil || !strings.Contains(string(b), "wrappingKey: "+from+"\n") {
+			t.Fatalf("%s, %v", b, err)
+		}
+		if err := os.WriteFile(config, []byte(strings.Replace(string(b), "wrappingKey: "+from+"\n", "wrappingKey: "+to+"\n", 1)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	change("strongroom-kek", "second-kek")
+	n.run(t, "dev", "up", "--dir", n.dir)
+	if got, err := n.dialUser(t, "org2").Evaluate(t.Context(), call("ReadAsset", "rewrap-1")); err != nil || !strings.Contains(string(got), "rewrap-1") {
+		t.Errorf("%s, %v", got, err)
+	}
+	// The other tests find the wrapping key under its first label.
+	n.stop(t, peer)
+	n.run(t, "token", "rewrap", "--config", config, "--to", "strongroom-kek")
+	change("second-kek", "strongroom-kek")
+	n.run(t, "dev", "up", "--dir", n.dir)
+}

@@ -56,7 +56,7 @@ func (f *tokenFlags) environment() error {
 
 func tokenCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "token", Short: "Initialise and look at HSM tokens"}
-	cmd.AddCommand(tokenInitCommand(), tokenStatusCommand(), tokenProbeCommand(), tokenCeremonyCommand(), tokenPINCommand())
+	cmd.AddCommand(tokenInitCommand(), tokenStatusCommand(), tokenProbeCommand(), tokenCeremonyCommand(), tokenRewrapCommand(), tokenPINCommand())
 	return cmd
 }
 

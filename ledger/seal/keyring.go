@@ -127,6 +127,9 @@ func OpenKeyring(ctx context.Context, dir string, w bccsp.KeyWrapper) (*Keyring,
 	if err != nil {
 		return nil, err
 	}
+	if err := wipeRewrapped(dir); err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
 	k, err := open(dir, w, true)
 	if err == nil {
 		k.lock = lock
@@ -316,15 +319,19 @@ func (k *Keyring) newTerm(id uint32, key []byte) (*term, error) {
 		return nil, fmt.Errorf("data key of term %d: %w", id, err)
 	}
 	copy(locked, key)
-	block, err := aes.NewCipher(locked)
-	if err != nil {
-		return nil, fmt.Errorf("data key of term %d: %w", id, err)
-	}
-	aead, err := cipher.NewGCM(block)
+	aead, err := newAEAD(locked)
 	if err != nil {
 		return nil, fmt.Errorf("data key of term %d: %w", id, err)
 	}
 	return &term{id: id, key: locked, aead: aead}, nil
+}
+
+func newAEAD(key []byte) (cipher.AEAD, error) {
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		return nil, err
+	}
+	return cipher.NewGCM(block)
 }
 
 // keep has a term found by its number. It is called with the mutex held.
