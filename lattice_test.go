@@ -47,7 +47,7 @@ firmware-profiles      -
 softhsm-tests/faulty   -
 examples               chaincode/shim chaincode/chaincodetest policy acl
 cmd/strongroom/devnet  firmware-profiles
-cmd/strongroom-audit   appliance/version ledger/evidence ledger channel policy msp bccsp
+cmd/strongroom-audit   acl appliance/version ledger/evidence ledger channel policy msp bccsp
 cmd/documented         -
 cmd/strongroom-load    -
 cmd/strongroom         ledger/auditlog appliance bccsp chaincode/ccpackage channel/configtx ledger ledger/evidence ledger/translog cmd/strongroom/devnet firmware-profiles acl policy examples/policy

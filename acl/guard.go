@@ -381,6 +381,11 @@ func (g *Guard) conditioned(o *outcome, s policy.Subject) *outcome {
 	return o
 }
 
+// Concerned are the layers in whose scope a request is, in order.
+func Concerned(r *Request) []Layer {
+	return slices.DeleteFunc(Layers(), func(l Layer) bool { return !l.concerns(nil, r) })
+}
+
 // concerns tells whether a request is in the layer's scope.
 func (l Layer) concerns(config *configtx.Config, r *Request) bool {
 	switch l {

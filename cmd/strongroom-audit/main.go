@@ -30,7 +30,7 @@ func root() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	cmd.AddCommand(verifyCommand(), txCommand(), keyCommand(), identityCommand(), policyCommand(), diffCommand(), ceremonyCommand(), &cobra.Command{
+	cmd.AddCommand(verifyCommand(), decisionsCommand(), txCommand(), keyCommand(), identityCommand(), policyCommand(), diffCommand(), ceremonyCommand(), &cobra.Command{
 		Use:   "version",
 		Short: "Print this build's version",
 		Args:  cobra.NoArgs,

@@ -23,7 +23,8 @@ import (
 
 func policyCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "policy", Short: "Write, test and sign the rules of a security team"}
-	cmd.AddCommand(policyInitCommand(), policyCheckCommand(), policyFormatCommand(), policyTestCommand(), policySignCommand(), policyLogCommand())
+	cmd.AddCommand(policyInitCommand(), policyCheckCommand(), policyFormatCommand(), policyTestCommand(), policySignCommand(), policyLogCommand(),
+		policyExplainCommand(), policySimulateCommand(), policyDiffCommand(), policyPushCommand())
 	return cmd
 }
 

@@ -5,6 +5,7 @@ import (
 	"crypto/elliptic"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -80,6 +81,8 @@ func TestPolicyFromInitToSign(t *testing.T) {
 		t.Errorf("check of the archive: %v\n%s", err, out)
 	}
 
+	push(t, config, public, archive, sign)
+
 	// A fault stops every step.
 	rule := filepath.Join(dir, "function.rego")
 	source, err := os.ReadFile(rule)
@@ -108,5 +111,65 @@ func TestPolicyFromInitToSign(t *testing.T) {
 	}
 	if out, err := execute(t, "policy", "test", dir); err == nil || !strings.Contains(out, "x_test.rego:3") {
 		t.Errorf("a test that fails: %v\n%s", err, out)
+	}
+}
+
+// push puts bundles where a node takes them from, a file or a folder, if the node would
+// take them.
+func push(t *testing.T, token pkcs11.Config, public, archive string, sign []string) {
+	t.Helper()
+	dir := t.TempDir()
+	write := func(source string) string {
+		file := filepath.Join(dir, "orderer.yaml")
+		conf := fmt.Sprintf("node: {mspId: A, certificate: c, key: k}\ntoken: {module: %s, label: %s, pin: {file: %s}}\nlisten: {address: ':1', tlsCertificate: c, tlsKey: k}\n"+
+			"data: data\npolicy: {bundle: {%s, publicKey: %s, keyId: team, scope: fabric}}\n", token.Module, token.TokenLabel, token.PIN.File, source, public)
+		if err := os.WriteFile(file, []byte(conf), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return file
+	}
+	file := write("file: taken.tar.gz")
+	if out, err := execute(t, "policy", "push", archive, "--config", file); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	want, err := os.ReadFile(archive)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := os.ReadFile(filepath.Join(dir, "taken.tar.gz")); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("what was pushed is not there: %v", err)
+	}
+	kept := filepath.Join(dir, "data", "policy")
+	if err := os.MkdirAll(kept, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(kept, "bundle.tar.gz"), want, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := execute(t, "policy", "push", archive, "--config", file); err == nil || !strings.Contains(err.Error(), "12 is in force") {
+		t.Errorf("the revision in force: %v", err)
+	}
+	if out, err := execute(t, append(sign, "--revision", "13")...); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if err := os.Mkdir(filepath.Join(dir, "folder"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	file = write("folder: folder")
+	if out, err := execute(t, "policy", "push", archive, "--config", file, "--output", "json"); err != nil || !strings.Contains(out, "bundle-00000000000000000013.tar.gz") {
+		t.Errorf("into a folder: %v\n%s", err, out)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "folder", "later.tar.gz"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := execute(t, "policy", "push", archive, "--config", file); err == nil || !strings.Contains(err.Error(), "comes after") {
+		t.Errorf("a folder whose last file is another: %v", err)
+	}
+	broken := filepath.Join(dir, "broken.tar.gz")
+	if err := os.WriteFile(broken, append(want, 'x'), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := execute(t, "policy", "push", broken, "--config", file); err == nil {
+		t.Error("a broken archive was pushed")
 	}
 }
