@@ -186,8 +186,8 @@ func TestProcessRefusesToStart(t *testing.T) {
 		"missing token":        {"label: org1", "label: atlantis", "atlantis"},
 		"missing module":       {"libsofthsm2.so", "libmissing.so", "libmissing.so"},
 		"unknown field":        {"data: data", "dat: data", "dat"},
-		"another's key":        {"key: peer0\n", "key: admin\n", "is of key"},
-		"missing key":          {"key: peer0\n", "key: atlantis\n", "atlantis"},
+		"another's key":        {"certificate: identities/peer0.pem", "certificate: " + filepath.Join(n.dir, "org2", "identities", "peer0.pem"), "is of key"},
+		"one key for two uses": {"certificate: identities/peer0.pem", "certificate: identities/peer0-tls.pem", "serves an identity already"},
 		"data is a file":       {"data: data", "data: " + file, file},
 	} {
 		t.Run(name, func(t *testing.T) {
