@@ -196,7 +196,11 @@ func (l *Ledger) plan(b *wire.Block, flags []peerpb.TxValidationCode, before *vi
 // planSeen is plan for which it is known what ids occurred before.
 func (l *Ledger) planSeen(b *wire.Block, flags []peerpb.TxValidationCode, seen []occurrence, before *view, commitHashBefore []byte) (*plan, error) {
 	var err error
-	p := &plan{block: b, before: before, flags: flags, seen: seen, updates: newUpdates(&hinted{view: before, used: l.usedMeta})}
+	state := &hinted{view: before, used: l.usedMeta}
+	if err := state.lookAhead(b, flags); err != nil {
+		return nil, err
+	}
+	p := &plan{block: b, before: before, flags: flags, seen: seen, updates: newUpdates(state)}
 	var stands map[string]bool // ids of which the validator let one transaction of the block stand
 	if slices.Contains(seen, seenInBlock) {
 		stands = map[string]bool{}
@@ -277,6 +281,63 @@ func (p *plan) configure(tx *wire.Tx, at rwset.Height) error {
 type hinted struct {
 	*view
 	used map[string]bool
+	// versions are those of keys that the block's transactions read, looked up side by side.
+	versions map[stateKey]*rwset.Height
+}
+
+// versionChunk is how many versions one goroutine looks up at a time.
+const versionChunk = 32
+
+// lookAhead looks up what deciding on the block will ask for: a read from a table
+// costs many times what the rest of a decision does, and decisions come one by one.
+func (h *hinted) lookAhead(b *wire.Block, flags []peerpb.TxValidationCode) error {
+	var keys []stateKey
+	h.versions = map[stateKey]*rwset.Height{}
+	add := func(k stateKey) {
+		if _, there := h.versions[k]; !there {
+			h.versions[k] = nil
+			keys = append(keys, k)
+		}
+	}
+	for i, tx := range b.Txs {
+		if flags[i] != peerpb.TxValidationCode_VALID || tx.Endorsed == nil || tx.Endorsed.ReadWriteSet == nil {
+			continue
+		}
+		for n := range tx.Endorsed.ReadWriteSet.Namespaces {
+			ns := &tx.Endorsed.ReadWriteSet.Namespaces[n]
+			for _, read := range ns.KV.GetReads() {
+				add(stateKey{ns: ns.Namespace, key: read.GetKey()})
+			}
+			for _, c := range ns.Collections {
+				for _, read := range c.Hashed.GetHashedReads() {
+					add(stateKey{ns.Namespace, c.Collection, string(read.GetKeyHash())})
+				}
+			}
+		}
+	}
+	found := make([]*rwset.Height, len(keys))
+	var g errgroup.Group
+	g.SetLimit(runtime.GOMAXPROCS(0))
+	for from := 0; from < len(keys); from += versionChunk {
+		g.Go(func() (err error) {
+			for i := from; i < min(from+versionChunk, len(keys)) && err == nil; i++ {
+				found[i], err = h.view.version(keys[i])
+			}
+			return err
+		})
+	}
+	err := g.Wait()
+	for i, k := range keys {
+		h.versions[k] = found[i]
+	}
+	return err
+}
+
+func (h *hinted) version(k stateKey) (*rwset.Height, error) {
+	if v, ok := h.versions[k]; ok {
+		return v, nil
+	}
+	return h.view.version(k)
 }
 
 var _ committed = (*hinted)(nil)

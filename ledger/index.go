@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/syndtr/goleveldb/leveldb"
+	"golang.org/x/sync/errgroup"
 
 	"strongroom/ledger/rwset"
 	"strongroom/wire"
@@ -67,27 +68,48 @@ const (
 // occur earlier in the block. Transactions without an id are never seen.
 func (x index) seen(b *wire.Block) ([]occurrence, error) {
 	seen := make([]occurrence, len(b.Txs))
-	inBlock := make(map[string]occurrence, len(b.Txs))
+	first := make(map[string]int, len(b.Txs)) // which of the block's transactions had an id first
 	for i, tx := range b.Txs {
-		id := tx.IndexID()
-		if id == "" {
-			continue
+		if id := tx.IndexID(); id != "" {
+			if _, again := first[id]; again {
+				seen[i] = seenInBlock
+				continue
+			}
+			first[id] = i
 		}
-		if again, ok := inBlock[id]; ok {
-			seen[i] = again
-			continue
-		}
-		inBlock[id] = seenInBlock
-		known, err := x.has(txKey(id))
-		if err != nil {
-			return nil, err
-		}
-		if known {
-			seen[i], inBlock[id] = seenInIndex, seenInIndex
+	}
+	var g errgroup.Group
+	for from := 0; from < len(b.Txs); from += seenChunk {
+		g.Go(func() error {
+			for i := from; i < min(from+seenChunk, len(b.Txs)); i++ {
+				id := b.Txs[i].IndexID()
+				if id == "" || seen[i] == seenInBlock {
+					continue
+				}
+				known, err := x.has(txKey(id))
+				if err != nil {
+					return err
+				}
+				if known {
+					seen[i] = seenInIndex
+				}
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	for i, tx := range b.Txs {
+		if seen[i] == seenInBlock {
+			seen[i] = max(seenInBlock, seen[first[tx.IndexID()]])
 		}
 	}
 	return seen, nil
 }
+
+// seenChunk is how many ids one goroutine looks up at a time.
+const seenChunk = 64
 
 // batch is what adds a block to the index. seen comes from the method of that name.
 func (x index) batch(b *wire.Block, flags []peerpb.TxValidationCode, seen []occurrence, at location) *leveldb.Batch {

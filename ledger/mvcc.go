@@ -32,8 +32,9 @@ type rows interface {
 type updates struct {
 	before committed
 	m      map[stateKey]*update
-	sorted map[string][]string // public keys of a namespace in order; dropped on a change
-	added  map[string]int      // number of public keys of a namespace
+	sorted map[string][]string     // public keys of a namespace in order; dropped on a change
+	added  map[string]int          // number of public keys of a namespace
+	ops    map[stateKey]operations // scratch of apply
 }
 
 // update is a key's new value; deleted ones have none.
@@ -43,7 +44,7 @@ type update struct {
 }
 
 func newUpdates(before committed) *updates {
-	return &updates{before: before, m: map[stateKey]*update{}, sorted: map[string][]string{}, added: map[string]int{}}
+	return &updates{before: before, m: map[stateKey]*update{}, sorted: map[string][]string{}, added: map[string]int{}, ops: map[stateKey]operations{}}
 }
 
 // validate decides whether what a transaction read is still so, in Fabric's order
@@ -113,37 +114,31 @@ const (
 
 // apply adds the writes of a valid transaction.
 func (u *updates) apply(set *wire.ReadWriteSet, at rwset.Height) error {
-	ops := map[stateKey]*operations{}
-	op := func(k stateKey) *operations {
-		o := ops[k]
-		if o == nil {
-			o = &operations{}
-			ops[k] = o
-		}
-		return o
-	}
+	clear(u.ops)
 	for i := range set.Namespaces {
 		ns := &set.Namespaces[i]
 		for _, w := range ns.KV.GetWrites() {
-			op(stateKey{ns: ns.Namespace, key: w.GetKey()}).write(w.GetValue(), rwset.IsDelete(w))
+			k := stateKey{ns: ns.Namespace, key: w.GetKey()}
+			u.ops[k] = u.ops[k].write(w.GetValue(), rwset.IsDelete(w))
 		}
 		for _, w := range ns.KV.GetMetadataWrites() {
-			if err := op(stateKey{ns: ns.Namespace, key: w.GetKey()}).writeMetadata(w.GetEntries()); err != nil {
+			if err := u.opMetadata(stateKey{ns: ns.Namespace, key: w.GetKey()}, w.GetEntries()); err != nil {
 				return err
 			}
 		}
 		for _, coll := range ns.Collections {
 			for _, w := range coll.Hashed.GetHashedWrites() {
-				op(stateKey{ns.Namespace, coll.Collection, string(w.GetKeyHash())}).write(w.GetValueHash(), rwset.IsHashDelete(w))
+				k := stateKey{ns.Namespace, coll.Collection, string(w.GetKeyHash())}
+				u.ops[k] = u.ops[k].write(w.GetValueHash(), rwset.IsHashDelete(w))
 			}
 			for _, w := range coll.Hashed.GetMetadataWrites() {
-				if err := op(stateKey{ns.Namespace, coll.Collection, string(w.GetKeyHash())}).writeMetadata(w.GetEntries()); err != nil {
+				if err := u.opMetadata(stateKey{ns.Namespace, coll.Collection, string(w.GetKeyHash())}, w.GetEntries()); err != nil {
 					return err
 				}
 			}
 		}
 	}
-	for k, o := range ops {
+	for k, o := range u.ops {
 		if err := u.merge(k, o, at); err != nil {
 			return err
 		}
@@ -151,18 +146,22 @@ func (u *updates) apply(set *wire.ReadWriteSet, at rwset.Height) error {
 	return nil
 }
 
-func (o *operations) write(value []byte, isDelete bool) {
+func (o operations) write(value []byte, isDelete bool) operations {
 	if isDelete {
 		o.flags += opDelete
-		return
+		return o
 	}
 	o.flags += opUpsert
 	o.value = value
+	return o
 }
 
-func (o *operations) writeMetadata(entries []*kvrwsetpb.KVMetadataEntry) error {
+// opMetadata adds what a transaction does to a key's metadata.
+func (u *updates) opMetadata(k stateKey, entries []*kvrwsetpb.KVMetadataEntry) error {
+	o := u.ops[k]
 	if len(entries) == 0 {
 		o.flags += opMetadataDelete
+		u.ops[k] = o
 		return nil
 	}
 	b, err := proto.Marshal(&kvrwsetpb.KVMetadataWrite{Entries: entries})
@@ -171,13 +170,14 @@ func (o *operations) writeMetadata(entries []*kvrwsetpb.KVMetadataEntry) error {
 	}
 	o.flags += opMetadata
 	o.metadata = b
+	u.ops[k] = o
 	return nil
 }
 
 // merge completes what a transaction does to a key with what stands there: a value
 // alone keeps the metadata, metadata alone keeps the value, and metadata for a key
 // that is not there is dropped.
-func (u *updates) merge(k stateKey, o *operations, at rwset.Height) error {
+func (u *updates) merge(k stateKey, o operations, at rwset.Height) error {
 	next := &update{value: value{bytes: o.value, metadata: o.metadata, version: at}}
 	switch {
 	case o.flags&opDelete != 0:
