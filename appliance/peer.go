@@ -81,6 +81,7 @@ func RunPeer(ctx context.Context, c *config.Peer, logTo io.Writer) (err error) {
 	if err := n.openAudit(ctx, c.Data, p.keyring, c.Audit, c.Policy, c.Node.Name); err != nil {
 		return err
 	}
+	p.keyring.RotateAfter(seal.Rotation{Seals: c.Keyring.RotateSeals, Bytes: c.Keyring.RotateBytes, Age: time.Duration(c.Keyring.RotateAge)})
 	if p.localMSP, err = n.localMSP(ctx, c.Node); err != nil {
 		return err
 	}

@@ -31,12 +31,21 @@ type Peer struct {
 	Listen     Listen     `yaml:"listen"`
 	Operations Operations `yaml:"operations"`
 	Data       string     `yaml:"data"`
+	Keyring    Keyring    `yaml:"keyring"`
 	Ordering   Ordering   `yaml:"ordering"`
 	Peers      []Remote   `yaml:"peers"`
 	Chaincode  Chaincode  `yaml:"chaincode"`
 	Policy     Policy     `yaml:"policy"`
 	Audit      Audit      `yaml:"audit"`
 	Log        Log        `yaml:"log"`
+}
+
+// Keyring says when the data keys of namespaces and channels are replaced, whichever
+// comes first; 0 is no limit. Every start replaces them.
+type Keyring struct {
+	RotateAge   Duration `yaml:"rotateAge"`   // since the key was made
+	RotateBytes uint64   `yaml:"rotateBytes"` // sealed with it
+	RotateSeals uint64   `yaml:"rotateSeals"` // values sealed with it
 }
 
 // Orderer configures `strongroom orderer`.

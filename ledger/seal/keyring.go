@@ -96,6 +96,8 @@ type Keyring struct {
 	terms    atomic.Pointer[map[uint32]*term] // those in memory
 	shredded atomic.Pointer[shredRecord]      // all three are replaced, never changed
 
+	rotation atomic.Pointer[Rotation] // when a term ends before its seals are used up; nil for never
+
 	mu     sync.Mutex // guards what follows, and replacing what is above
 	memory *lockedMemory
 	newest uint32
@@ -109,6 +111,8 @@ type term struct {
 	old  bool   // of the first format: a key of the whole node, whatever it sealed
 	key  []byte // in locked memory
 	aead cipher.AEAD
+	made time.Time     // by this process
+	size atomic.Uint64 // bytes sealed by this process
 	next atomic.Uint64 // counter of the next nonce; used only in the process that made the key
 }
 
@@ -225,13 +229,32 @@ func (k *Keyring) Prepare(ctx context.Context, places ...Place) error {
 			return k.unusable()
 		}
 		s := p.scope()
-		if t := (*m)[s]; t == nil {
-			if err := k.replace(ctx, s, nil); err != nil {
+		if t := (*m)[s]; t == nil || k.due(t) {
+			if err := k.replace(ctx, s, t); err != nil {
 				return err
 			}
 		}
 	}
 	return nil
+}
+
+// Rotation says when the term of a namespace or a channel ends, whichever comes first.
+// A zero value is no limit. A process ends all terms that others made anyway.
+type Rotation struct {
+	Seals uint64        // values sealed
+	Bytes uint64        // of what was sealed
+	Age   time.Duration // since the key was made
+}
+
+// RotateAfter sets when terms end: Prepare, which a ledger calls for each block, then
+// starts a new one. What is sealed between two calls goes beyond the limit.
+func (k *Keyring) RotateAfter(r Rotation) { k.rotation.Store(&r) }
+
+// due tells whether a term should end.
+func (k *Keyring) due(t *term) bool {
+	r := k.rotation.Load()
+	return r != nil && (r.Seals > 0 && t.next.Load() > r.Seals || r.Bytes > 0 && t.size.Load() >= r.Bytes ||
+		r.Age > 0 && k.now().Sub(t.made) >= r.Age)
 }
 
 // replace starts a new term unless another caller has done so already.
@@ -279,7 +302,7 @@ func (k *Keyring) makeTerm(ctx context.Context, s scope) (*term, error) {
 	if err != nil {
 		return nil, err
 	}
-	t.of = s
+	t.of, t.made = s, k.now()
 	f := termFile{
 		Term: id, Channel: s.channel, Namespace: s.namespace, Created: k.now().UTC().Truncate(time.Second),
 		WrappingKeyID: k.wrapper.WrappingKeyID(), Wrapped: wrapped,

@@ -150,6 +150,81 @@ func TestPrepare(t *testing.T) {
 	}
 }
 
+// Prepare starts a new term when the present one has sealed enough or is old enough, and
+// for that namespace alone.
+func TestRotation(t *testing.T) {
+	k := openTest(t, t.TempDir(), newBoxWrapper(t, "w"))
+	clock := time.Unix(1e9, 0)
+	k.now = func() time.Time { return clock }
+	a, b := placeIn("c", "a"), placeIn("c", "b")
+	prepare := func() {
+		t.Helper()
+		if err := k.Prepare(context.Background(), a, b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	other := termOf(t, sealIn(t, k, b))
+	first := sealIn(t, k, a)
+	prepare()
+	if termOf(t, sealIn(t, k, a)) != termOf(t, first) {
+		t.Error("a term ended without a limit")
+	}
+	for name, test := range map[string]struct {
+		r  Rotation
+		do func()
+	}{
+		"seals": {Rotation{Seals: 5}, func() {
+			for range 5 {
+				sealIn(t, k, a)
+			}
+		}},
+		"bytes": {Rotation{Bytes: 30}, func() {
+			for range 5 {
+				sealIn(t, k, a) // of 6 bytes
+			}
+		}},
+	} {
+		k.RotateAfter(Rotation{})
+		if err := k.replace(context.Background(), a.scope(), (*k.current.Load())[a.scope()]); err != nil {
+			t.Fatal(err)
+		}
+		k.RotateAfter(test.r)
+		before := termOf(t, sealIn(t, k, a))
+		prepare()
+		if termOf(t, sealIn(t, k, a)) != before {
+			t.Errorf("%s: the term ended too early", name)
+		}
+		test.do()
+		prepare()
+		if termOf(t, sealIn(t, k, a)) == before {
+			t.Errorf("%s: the term did not end", name)
+		}
+		if termOf(t, sealIn(t, k, b)) != other {
+			t.Errorf("%s: the term of another namespace ended", name)
+		}
+		k.RotateAfter(Rotation{})
+		if err := k.replace(context.Background(), b.scope(), (*k.current.Load())[b.scope()]); err != nil {
+			t.Fatal(err)
+		}
+		other = termOf(t, sealIn(t, k, b))
+	}
+	k.RotateAfter(Rotation{Age: time.Hour})
+	before := termOf(t, sealIn(t, k, a))
+	clock = clock.Add(59 * time.Minute)
+	prepare()
+	if termOf(t, sealIn(t, k, a)) != before {
+		t.Error("age: the term ended too early")
+	}
+	clock = clock.Add(time.Minute)
+	prepare()
+	if termOf(t, sealIn(t, k, a)) == before || termOf(t, sealIn(t, k, b)) == other {
+		t.Error("age: a term did not end")
+	}
+	if _, err := k.Open(nil, first, a); err != nil {
+		t.Error(err)
+	}
+}
+
 // After a shred nothing of the namespace opens, its keys are on no disk, all else opens,
 // and what is sealed later does.
 func TestShred(t *testing.T) {

@@ -40,6 +40,7 @@ func (k *Keyring) Seal(dst, plaintext []byte, p Place) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("seal %s: %w", p, err)
 	}
+	t.size.Add(uint64(len(plaintext)))
 	return t.seal(dst, plaintext, counter, p), nil
 }
 
