@@ -3,6 +3,7 @@
 // decides first, with Fabric's defaults and the channel's own ACLs. Then come the
 // layers, in this order, each for requests of its scope:
 //
+//	connection  every gRPC call, before a service sees it (Guard.Connect)
 //	appliance   every request
 //	ordering    the ordering service's resources (orderer/…)
 //	channel     requests on a channel
@@ -19,5 +20,6 @@
 // and rules for allow, and may hold "deny contains reason". Its input is described
 // by input.schema.json, against which it is checked when it is loaded; every field
 // is always there, and empty when it has no value. There is no time in it: decisions
-// are remembered for as long as what they depend on stays the same.
+// are remembered for as long as what they depend on stays the same. When, and how often,
+// is said by conditions (policy.Condition), which the guard checks at each request.
 package acl
