@@ -78,7 +78,7 @@ type Node struct {
 	MSPID       string `yaml:"mspId"`
 	MSP         string `yaml:"msp"`         // folder of the organisation's MSP (cacerts, config.yaml, …)
 	Certificate string `yaml:"certificate"` // PEM file
-	Key         string `yaml:"key"`         // label of the private key in the token
+	Key         string `yaml:"key"`         // label of the first private key in the token; the certificate decides which one signs
 }
 
 // Token selects a PKCS#11 token and says how to log in.
@@ -113,7 +113,7 @@ type Listen struct {
 	Address         string   `yaml:"address"`
 	ExternalAddress string   `yaml:"externalAddress"` // host:port at which others reach this peer, told to clients; without it address
 	TLSCertificate  string   `yaml:"tlsCertificate"`
-	TLSKey          string   `yaml:"tlsKey"` // label of the private key in the token
+	TLSKey          string   `yaml:"tlsKey"` // label of the first private key in the token; the certificate decides which one signs
 	ClientCAs       []string `yaml:"clientCAs"`
 	MaxMessageBytes int      `yaml:"maxMessageBytes"`
 	MaxConcurrent   int      `yaml:"maxConcurrent"` // calls at once on one connection
