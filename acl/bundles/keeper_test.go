@@ -17,6 +17,7 @@ import (
 
 	"strongroom/acl"
 	"strongroom/acl/bundles"
+	"strongroom/acl/decisions"
 	"strongroom/acl/endorsement"
 	"strongroom/bccsp"
 	"strongroom/bccsp/bccsptest"
@@ -36,6 +37,8 @@ type node struct {
 	endorse  *endorsement.Guard
 	dir      string
 	source   string
+	log      *decisions.Log
+	kept     func(decision []byte) // of the log; nil drops them
 }
 
 func newNode(t testing.TB) *node {
@@ -59,10 +62,21 @@ func newNode(t testing.TB) *node {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n.layers, err = acl.New(acl.Config{Engine: engine, Local: set, LocalMSPID: "Org1MSP"}); err != nil {
+	store := decisions.StoreFunc(func(_ context.Context, e decisions.Entry, _ int) error {
+		if n.kept == nil {
+			return nil
+		}
+		b, _, err := e.Render()
+		n.kept(b)
+		return err
+	})
+	if n.log, err = decisions.New(decisions.Config{Store: store}); err != nil {
 		t.Fatal(err)
 	}
-	if n.endorse, err = endorsement.New(endorsement.Config{Engine: engine}); err != nil {
+	if n.layers, err = acl.New(acl.Config{Engine: engine, Local: set, LocalMSPID: "Org1MSP", Decisions: n.log}); err != nil {
+		t.Fatal(err)
+	}
+	if n.endorse, err = endorsement.New(endorsement.Config{Engine: engine, Decisions: n.log}); err != nil {
 		t.Fatal(err)
 	}
 	return n
