@@ -114,7 +114,13 @@ func RunPeer(ctx context.Context, c *config.Peer, logTo io.Writer) (err error) {
 	}
 	n.addDiskCheck(c.Data)
 	n.renewals(ctx, c.Node, c.Listen, served, p.localMSP, p.admit)
-	return n.run(ctx, server, healthServer, c.Listen)
+	waitAdmin, err := p.serveAdmin(ctx)
+	if err != nil {
+		return err
+	}
+	err = n.run(ctx, server, healthServer, c.Listen)
+	cancel()
+	return errors.Join(err, waitAdmin())
 }
 
 // close closes what the peer opened, the channels' work first.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"path/filepath"
 	"slices"
 
@@ -308,6 +309,10 @@ func (v *verifier) open() error {
 		s, cut, err := openUnchanged(v.ledger.config, name)
 		if errors.Is(err, seal.ErrInUse) {
 			return err
+		}
+		if errors.Is(err, fs.ErrNotExist) && name != privateName {
+			v.note("store %s is not there, as in a backup: the next start makes it from the blocks", name)
+			continue
 		}
 		if err != nil {
 			v.problem(Problem{Part: name, Where: filepath.Join(v.config.Dir, name), What: err.Error()})

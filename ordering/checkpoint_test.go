@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -63,8 +64,11 @@ func (r *records) last(t *testing.T, name string) *checkpoint {
 	return c
 }
 
+// keyName is another name for each run, since a token remembers.
+var keyName = fmt.Sprintf("node %d", time.Now().UnixNano())
+
 func remember(token bccsp.Checkpoints, term uint32) *Checkpoints {
-	return &Checkpoints{Token: token, Name: func(channel string) string { return "node/ordering/" + channel },
+	return &Checkpoints{Token: token, Name: func(channel string) string { return keyName + "/ordering/" + channel },
 		Term: func() uint32 { return term }, Every: 10 * time.Millisecond}
 }
 
@@ -93,6 +97,7 @@ func (n *network) blocksOf(t *testing.T, cfg Config, txs ...string) {
 func TestRollback(t *testing.T) {
 	n := sharedNetwork(t)
 	token := bccsptest.OpenShared(t)
+	keyName = fmt.Sprintf("node %d", time.Now().UnixNano())
 	cfg := n.config(t, t.TempDir())
 	cfg.Checkpoints = remember(token, 3)
 	genesis := n.genesis(t, "main", nil)
@@ -101,7 +106,7 @@ func TestRollback(t *testing.T) {
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := token.LoadCheckpoints(t.Context(), "node/ordering/main"); err != nil || len(got) != 0 {
+	if got, err := token.LoadCheckpoints(t.Context(), keyName+"/ordering/main"); err != nil || len(got) != 0 {
 		t.Errorf("a channel of one block is remembered: %q, %v", got, err)
 	}
 	n.blocksOf(t, cfg, "one")
@@ -197,7 +202,7 @@ func TestCheckpointsWhileRunning(t *testing.T) {
 	await := func(height uint64) {
 		t.Helper()
 		for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-			if got := r.last(t, "node/ordering/main"); got != nil && got.height == height {
+			if got := r.last(t, keyName+"/ordering/main"); got != nil && got.height == height {
 				return
 			}
 			if time.Now().After(deadline) {
@@ -220,7 +225,7 @@ func TestCheckpointsWhileRunning(t *testing.T) {
 		t.Errorf("a token that does not answer at start: %v, %v", s, err)
 	}
 	r.setFail(nil)
-	r.byName["node/ordering/main"] = [][]byte{[]byte("strongroom checkpoint 1\n")}
+	r.byName[keyName+"/ordering/main"] = [][]byte{[]byte("strongroom checkpoint 1\n")}
 	if s, err := New(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "find out who changed it") {
 		t.Errorf("a record of another kind: %v, %v", s, err)
 	}

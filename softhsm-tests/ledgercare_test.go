@@ -30,12 +30,37 @@ func TestLedgerCare(t *testing.T) {
 	on := func(command string, args ...string) []string {
 		return append([]string{"ledger", command, "main", "--config", filepath.Join(org, "peer.yaml"), "--output", "json"}, args...)
 	}
-	for _, command := range []string{"stats", "verify", "rebuild"} {
+	for _, command := range []string{"verify", "rebuild"} {
 		if out, err := n.try(on(command)...); err == nil || !strings.Contains(err.Error(), "stop the peer first") {
 			t.Errorf("%s beside a running peer: %s, %v", command, out, err)
 		}
 	}
+	var live ledger.Stats
+	parseJSON(t, n.run(t, on("stats")...), &live)
+	if live.Height < info.Height || live.Transactions == 0 {
+		t.Errorf("%+v", live)
+	}
+	backup := filepath.Join(t.TempDir(), "backup")
+	var made composed.Backup
+	parseJSON(t, n.run(t, "ledger", "backup", backup, "--config", filepath.Join(org, "peer.yaml"), "--output", "json"), &made)
+	if len(made.Channels) != 1 || made.Channels[0].Height < info.Height || made.Target != backup {
+		t.Errorf("%+v", made)
+	}
+	for _, bad := range []string{backup, filepath.Join(org, "data", "copy")} {
+		if out, err := n.try("ledger", "backup", bad, "--config", filepath.Join(org, "peer.yaml")); err == nil {
+			t.Errorf("a backup to %s: %s", bad, out)
+		}
+	}
+	// Blocks that the backup lacks, so that restoring it is a rollback.
+	if _, err := user.Submit(t.Context(), call("CreateAsset", "care-4", "grey", "1", "Kay", "1")); err != nil {
+		t.Fatal(err)
+	}
+	n.waitHeight(t, "org2", made.Channels[0].Height+1)
+
 	n.stop(t, "peer0.org2")
+	if out, err := n.try("ledger", "backup", backup+"2", "--config", filepath.Join(org, "peer.yaml")); err == nil || !strings.Contains(err.Error(), "copy the folder") {
+		t.Errorf("a backup of a stopped peer: %s, %v", out, err)
+	}
 	t.Cleanup(func() { n.run(t, "dev", "up", "--dir", n.dir) })
 
 	var s ledger.Stats
@@ -59,6 +84,12 @@ func TestLedgerCare(t *testing.T) {
 		t.Error(out)
 	}
 	check()
+
+	var copied composed.LedgerVerification
+	parseJSON(t, n.run(t, on("verify", "--data", backup)...), &copied)
+	if copied.Height != made.Channels[0].Height || copied.Signed != copied.Height-1 {
+		t.Errorf("%+v, %+v", copied, copied.Verification)
+	}
 
 	whole := filepath.Join(org, "data")
 	for _, file := range []string{"channels/main/ledger/blocks/*.blocks", "channels/main/ledger/state/*.ldb", "channels/main/ledger/index/*.log",
@@ -87,6 +118,22 @@ func TestLedgerCare(t *testing.T) {
 			t.Errorf("%s: %s, %v", file, out, err)
 		}
 	}
+
+	// Restored, the backup is older than the token remembers; accepted, the peer catches up.
+	if err := os.RemoveAll(whole); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.CopyFS(whole, os.DirFS(backup)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.try("dev", "up", "--dir", n.dir); err == nil || !strings.Contains(err.Error(), "the data folder is an older copy") {
+		t.Errorf("the backup is taken for the newest: %v", err)
+	}
+	if out := n.run(t, "ledger", "accept-rollback", "main", "--config", filepath.Join(org, "peer.yaml")); !strings.Contains(out, "accepted") {
+		t.Error(out)
+	}
+	n.run(t, "dev", "up", "--dir", n.dir)
+	n.waitHeight(t, "org2", s.Height)
 }
 
 func parseJSON(t *testing.T, s string, into any) {

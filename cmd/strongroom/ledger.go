@@ -15,7 +15,7 @@ import (
 func ledgerCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "ledger", Short: "Look at a channel's ledger"}
 	cmd.AddCommand(ledgerInfoCommand(), ledgerReplayCommand(), ledgerAcceptRollbackCommand(), ledgerShredCommand(), ledgerStatsCommand(),
-		ledgerVerifyCommand(), ledgerRebuildCommand())
+		ledgerVerifyCommand(), ledgerRebuildCommand(), ledgerBackupCommand())
 	return cmd
 }
 

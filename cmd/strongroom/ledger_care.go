@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -51,8 +52,9 @@ func ledgerStatsCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "stats CHANNEL",
 		Short: "Count what a ledger holds and what takes the bytes",
-		Long: `Opens the ledger of a stopped peer, for reading alone, and counts blocks, transactions,
-keys in each namespace, terms of the keyring, and the bytes of each part.`,
+		Long: `Counts blocks, transactions, keys in each namespace, terms of the keyring, and the bytes of
+each part: of a running peer by asking it (as the user that it runs as), of a stopped one by opening
+its ledger for reading alone.`,
 		Example: "  strongroom ledger stats main --config peer.yaml",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -60,7 +62,10 @@ keys in each namespace, terms of the keyring, and the bytes of each part.`,
 			if err != nil {
 				return err
 			}
-			s, err := appliance.LedgerStats(cmd.Context(), c, args[0], cmd.ErrOrStderr())
+			s, err := appliance.RunningStats(cmd.Context(), c.Data, args[0])
+			if errors.Is(err, appliance.ErrNotRunning) {
+				s, err = appliance.LedgerStats(cmd.Context(), c, args[0], cmd.ErrOrStderr())
+			}
 			if err != nil {
 				return err
 			}
