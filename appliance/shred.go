@@ -10,6 +10,7 @@ import (
 
 	"strongroom/appliance/config"
 	"strongroom/ledger"
+	"strongroom/ledger/auditlog"
 	"strongroom/ledger/provenance"
 	"strongroom/ledger/seal"
 )
@@ -72,6 +73,10 @@ func Shred(ctx context.Context, c *config.Peer, channel, namespace, confirm stri
 	}
 	if confirm != s.Confirmation() {
 		return s, nil
+	}
+	act := auditlog.Act{Name: "namespace.shred", Actor: Operator(), Subject: channel + " " + namespace}
+	if err := RecordOffline(ctx, n.tokens, keyring, &config.NodeFile{Node: c.Node, Data: c.Data, Audit: c.Audit}, act); err != nil {
+		return nil, fmt.Errorf("nothing was destroyed: %w", err)
 	}
 	if s.Record, err = keyring.Shred(channel, namespace); err != nil {
 		return nil, err

@@ -53,6 +53,9 @@ func TestShred(t *testing.T) {
 	if b, err := os.ReadFile(done.Statement); err != nil || !strings.Contains(string(b), "dsseEnvelope") {
 		t.Errorf("statement is %q, %v", b, err)
 	}
+	if out := n.run(t, "policy", "log", "export", "--config", config, "--format", "records"); !strings.Contains(out, `"namespace.shred"`) {
+		t.Error("the audit log does not have it")
+	}
 	if out := n.run(t, "ledger", "stats", "main", "--config", config, "--output", "json"); !strings.Contains(out, `"shredded"`) {
 		t.Errorf("stats are %s", out)
 	}
