@@ -56,6 +56,8 @@ try {
   const status = await commit.getStatus();
   say('async', { successful: status.successful, code: status.code, block: Number(status.blockNumber), txId: status.transactionId });
 
+  // The other peer committed it; this one may be a block behind.
+  await one.gateway.newCommit(commit.getBytes()).getStatus();
   const history = JSON.parse(utf8.decode(await one.contract.evaluateTransaction('GetAssetHistory', id)));
   say('history', { entries: history.length });
   const range = JSON.parse(utf8.decode(await one.contract.evaluateTransaction('GetAssetsByRange', id, id + '~', '10', '')));

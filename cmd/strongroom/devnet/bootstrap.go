@@ -2,8 +2,10 @@ package devnet
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"path/filepath"
+	"time"
 )
 
 // endorsement is the example chaincode's policy: both organisations.
@@ -52,11 +54,46 @@ func (n *Network) bootstrap(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := n.level(ctx, peers); err != nil {
+		return err
+	}
 	if _, err := n.admin(ctx, peers[0], append([]string{"chaincode", "commit", "--organizations", "Org1MSP,Org2MSP"}, definition...)...); err != nil {
+		return err
+	}
+	if err := n.level(ctx, peers); err != nil {
 		return err
 	}
 	n.Ready = true
 	return n.save()
+}
+
+// level waits until all peers have the same blocks: an approval counts when the peer of
+// its organisation has it, and endorsements of peers that lag differ.
+func (n *Network) level(ctx context.Context, peers []organization) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	for {
+		heights := map[uint64]bool{}
+		for _, org := range peers {
+			out, err := n.admin(ctx, org, "ledger", "info", Channel, "--output", "json")
+			if err != nil {
+				return err
+			}
+			var info struct{ Height uint64 }
+			if err := json.Unmarshal([]byte(out), &info); err != nil {
+				return fmt.Errorf("ledger info of %s: %w", org.name, err)
+			}
+			heights[info.Height] = true
+		}
+		if len(heights) == 1 {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("the peers of %s do not come to one height: %w", Channel, ctx.Err())
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
 }
 
 // admin runs a command as an organisation's administrator against its own peer.
