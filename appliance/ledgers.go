@@ -133,11 +133,12 @@ func VerifyLedger(ctx context.Context, c *config.Peer, channel, temp string, pro
 	if err != nil {
 		return nil, fmt.Errorf("policy engine: %w", err)
 	}
-	signer, err := r.tokens.Signer(ctx, c.Node.Key)
+	// The key in force: node.key may still name the one before a rotation.
+	identity, err := LoadIdentity(ctx, r.tokens, c.Node)
 	if err != nil {
-		return nil, fmt.Errorf("node.key: %w", err)
+		return nil, err
 	}
-	check := newBlockCheck(r.tokens, engine, signer.PublicKey(), filepath.Join(r.dir, "provenance"))
+	check := newBlockCheck(r.tokens, engine, identity.PublicKey(), filepath.Join(r.dir, "provenance"))
 	defer check.close()
 	v, err := ledger.Verify(ctx, ledger.VerifyConfig{
 		Config: r.config, Scratch: filepath.Join(scratch, "ledger"), ScratchKeyring: keyring, Block: check.block, Progress: progress,
