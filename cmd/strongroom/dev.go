@@ -40,6 +40,9 @@ Fabric Gateway client how to connect.`,
 			if chaincode == "" {
 				chaincode = filepath.Join(filepath.Dir(self), "asset-go")
 			}
+			if chaincode, err = filepath.Abs(chaincode); err != nil { // it runs in a folder of its own
+				return err
+			}
 			if _, err := os.Stat(chaincode); err != nil {
 				return fmt.Errorf("the example chaincode is not built: run `make build`, or name its binary with --chaincode: %w", err)
 			}
