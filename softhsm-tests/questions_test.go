@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -99,8 +100,10 @@ func TestQuestions(t *testing.T) {
 	}
 	digest := got[0].Policies[0].Digest
 	n.ask(t, &policy, "policy", digest[:12], "--pack", early)
-	if p := policy.Answer; len(p.Policies) != 1 || p.Policies[0].Digest != digest || len(p.Judged) < 3 {
-		t.Errorf("policy: %+v", policy)
+	// Another chaincode of the network may have the same policy.
+	asset := struct{ Namespace, Digest string }{"asset", digest}
+	if p := policy.Answer; !slices.Contains(p.Policies, asset) || len(p.Judged) < 3 {
+		t.Errorf("policy %s is of %+v and judged %d transactions", digest, p.Policies, len(p.Judged))
 	}
 	var identity struct {
 		Answer struct {

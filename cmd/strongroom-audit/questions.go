@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -420,20 +421,19 @@ func (q *aboutPolicy) see(b *seenBlock) bool {
 	if b.evidence.statement == nil {
 		return false
 	}
-	found := false
+	var namespaces []string // that it judged in this block
 	for _, p := range b.evidence.statement.Statement.Predicate.Policies {
-		if !strings.HasPrefix(p.Digest, q.Digest) {
-			continue
-		}
-		found = true
-		q.inForce(Rule{p.Namespace, p.Digest}, b.Number())
-		for i, tx := range b.Txs {
-			if b.valid(i) && writesTo(tx, p.Namespace) {
-				q.Judged = append(q.Judged, b.entry(i))
-			}
+		if strings.HasPrefix(p.Digest, q.Digest) {
+			namespaces = append(namespaces, p.Namespace)
+			q.inForce(Rule{p.Namespace, p.Digest}, b.Number())
 		}
 	}
-	return found
+	for i, tx := range b.Txs {
+		if b.valid(i) && slices.ContainsFunc(namespaces, func(n string) bool { return writesTo(tx, n) }) {
+			q.Judged = append(q.Judged, b.entry(i))
+		}
+	}
+	return len(namespaces) > 0
 }
 
 func (q *aboutPolicy) inForce(r Rule, block uint64) {
