@@ -66,9 +66,13 @@ type patient struct {
 	index   *Index
 	left    int     // rows until the index is asked
 	last    *string // the key that was read last; nil for none
+	ended   bool    // the rows have no more: asking again changes nothing
 }
 
 func (p *patient) Next() (key string, value []byte, ok bool, err error) {
+	if p.ended {
+		return "", nil, false, nil
+	}
 	if p.left == 0 {
 		if err := p.change(); err != nil {
 			return "", nil, false, err
@@ -76,8 +80,12 @@ func (p *patient) Next() (key string, value []byte, ok bool, err error) {
 	}
 	p.left--
 	key, value, ok, err = p.Rows.Next()
+	if err != nil || !ok {
+		p.ended = err == nil
+		return "", nil, false, err
+	}
 	p.last = &key
-	return key, value, ok, err
+	return key, value, true, nil
 }
 
 // change goes on by the index, unless it has too many keys.

@@ -159,6 +159,19 @@ func TestIndexEqualsScan(t *testing.T) {
 }
 
 // allPages reads a query page by page and checks that a single read gives the same.
+// A query that skips all its matches gives nothing, wherever it turns from the namespace
+// to the index.
+func TestSkipBeyondTheMatches(t *testing.T) {
+	rows := memory{{"k1", `{"a":1}`}, {"k2", `{"a":2,"b":1}`}, {"k3", `{"a":3}`}}
+	with := newIndexed(t, rows, `{"ddoc":"d","index":{"fields":["a","b"]},"name":"x"}`)
+	q := mustParse(t, `{"selector":{"a":{"$gt":1},"b":{"$lt":9}},"skip":3,"limit":7}`)
+	for q.scanFirst = range 10 {
+		if got := allPages(t, q, with, 1); len(got) > 0 {
+			t.Errorf("after %d rows of the namespace: %q", q.scanFirst, got)
+		}
+	}
+}
+
 func allPages(t *testing.T, q *Query, s Source, size int) []string {
 	t.Helper()
 	whole, _ := page(t, q, s, 1000, "")
