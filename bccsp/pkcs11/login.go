@@ -55,7 +55,12 @@ func withPINs(f func(pins ...*C.uchar) C.ulong, pins ...[]byte) error {
 	at, rest := make([]*C.uchar, 0, 2), page
 	for _, pin := range pins {
 		at = append(at, (*C.uchar)(unsafe.Pointer(&rest[0])))
-		rest = rest[copy(rest, pin):]
+		// One byte at a time: copy leaves up to 256 bytes in the vector registers, and the next
+		// signal writes those to the stack of its handler, where they stay.
+		for i := range pin {
+			rest[i] = pin[i]
+		}
+		rest = rest[len(pin):]
 	}
 	rv := f(at...)
 	clear(page)
