@@ -57,6 +57,7 @@ func withPINs(f func(pins ...*C.uchar) C.ulong, pins ...[]byte) error {
 		at = append(at, (*C.uchar)(unsafe.Pointer(&rest[0])))
 		// One byte at a time: copy leaves up to 256 bytes in the vector registers, and the next
 		// signal writes those to the stack of its handler, where they stay.
+		//lint:ignore S1001 what copy would do is what is avoided
 		for i := range pin {
 			rest[i] = pin[i]
 		}
