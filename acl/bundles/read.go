@@ -23,22 +23,27 @@ func ReadRules(ctx context.Context, path string) (*Rules, error) {
 	return Compile(ctx, b, 0)
 }
 
-// ReadBundle reads an archive, whatever its signature, or a folder, which may lack a
-// .manifest: for tools, not for a node.
-func ReadBundle(ctx context.Context, path string) (*bundle.Bundle, error) {
+// ReadContents reads the files of an archive, whatever its signature, or of a folder: for
+// tools, not for a node.
+func ReadContents(ctx context.Context, path string) (bundle.Contents, error) {
 	info, err := os.Stat(path)
 	if err != nil {
 		return nil, err
 	}
-	var files bundle.Contents
 	if info.IsDir() {
-		files, err = bundle.ReadFolder(path)
-	} else {
-		var archive []byte
-		if archive, err = File(path).Fetch(ctx); err == nil {
-			files, err = bundle.Unpack(archive)
-		}
+		return bundle.ReadFolder(path)
 	}
+	archive, err := File(path).Fetch(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return bundle.Unpack(archive)
+}
+
+// ReadBundle reads an archive, whatever its signature, or a folder, which may lack a
+// .manifest: for tools, not for a node.
+func ReadBundle(ctx context.Context, path string) (*bundle.Bundle, error) {
+	files, err := ReadContents(ctx, path)
 	if err != nil {
 		return nil, err
 	}

@@ -35,15 +35,7 @@ func readBundle(path string, revision uint64, unnumbered bool) (bundle.Contents,
 	if err != nil {
 		return nil, err
 	}
-	var files bundle.Contents
-	if info.IsDir() {
-		files, err = bundle.ReadFolder(path)
-	} else {
-		var archive []byte
-		if archive, err = bundles.File(path).Fetch(context.Background()); err == nil {
-			files, err = bundle.Unpack(archive)
-		}
-	}
+	files, err := bundles.ReadContents(context.Background(), path)
 	if err != nil {
 		return nil, err
 	}
